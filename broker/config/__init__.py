@@ -1,0 +1,1 @@
+"""Configuration: schema with units and defaults, loading, validation."""

@@ -1,0 +1,1 @@
+"""Sequencing of every publish: the contract and its implementations."""

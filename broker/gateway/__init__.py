@@ -1,0 +1,1 @@
+"""What a connection may do: offer to decision, commands, refusals."""

@@ -1,0 +1,1 @@
+"""The native core: request head, frames, JSON checks, send queues, hub and reactor. Mechanism only, no policy."""
