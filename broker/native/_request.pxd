@@ -19,8 +19,11 @@ cdef class Request:
     cdef readonly bytes query       # after "?", as sent; b"" when there is none
     cdef readonly bytes host
     cdef readonly bytes origin      # None when absent
-    cdef readonly bytes offer       # Sec-WebSocket-Protocol lines joined with ", "; None when absent or empty
+    cdef readonly bytes offer       # the tokens of all Sec-WebSocket-Protocol lines with exactly ", " between them, unique; None when absent or empty
     cdef readonly bytes accept      # the Sec-WebSocket-Accept answer; None unless status is 101
+    cdef bint well_formed           # the header lines could be read; headers() has them
 
 # Parses a whole head (as found by request_end). Never raises on any bytes.
 cdef Request request_parse(const uint8_t *data, size_t size, const RequestLimits *limits)
+# The refusal for a negative answer of request_end (give it the positive status).
+cdef Request request_refused(int status)
