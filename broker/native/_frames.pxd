@@ -32,8 +32,8 @@ cdef enum FrameFailure:
     FAIL_NO_MEMORY = 16             #     1011
 
 cdef struct FrameLimits:
-    uint64_t max_message_bytes      # inclusive; sum over the fragments of one message
-    uint32_t max_fragments          # frames in one message, empty ones too
+    uint64_t max_message_bytes      # inclusive; sum over the fragments of one message; counts as 2**32 - 1 if larger
+    uint32_t max_fragments          # frames in one message, empty ones too; at least 1
 
 cdef struct Parsed:
     uint8_t *data                   # BORROWED until the next call with this parser or the end of the caller's buffer
@@ -42,34 +42,36 @@ cdef struct Parsed:
     uint8_t opcode
     uint8_t failure
 
-# One per connection, embedded; all zero is a valid start. `held` is the only memory it owns: freed by frames_free, and as soon as the message is complete and the next call is made.
+# One per connection, embedded, one cache line; all zero is a valid start. `held` and `control` are the only memory it owns: freed by frames_free, and at the next call once the event that points into them was handed out.
 cdef struct FrameParser:
     uint8_t *held                   # OWNED: the message assembled so far (fragments, or one frame spread over reads)
     uint32_t held_size
     uint32_t held_capacity
     uint64_t frame_left             # payload bytes of the current frame still to come
-    uint32_t utf8_state
-    uint16_t fragments              # frames of the current message so far
-    uint8_t mask[4]
-    uint8_t mask_phase
+    uint8_t *control                # OWNED: 125 bytes, only while a control frame is spread over reads
+    uint32_t fragments              # frames of the current message so far
+    uint8_t utf8_state
     uint8_t stage
     uint8_t message_opcode          # 0 = no message open
     uint8_t frame_opcode
     uint8_t frame_fin
     uint8_t failure
-    uint8_t head[14]                # a frame header spread over reads
-    uint8_t head_size
+    uint8_t mask[4]
+    uint8_t mask_phase
     uint8_t control_size
-    uint8_t *control                # OWNED: 125 bytes, only while a control frame is spread over reads
+    uint8_t head_size
+    uint8_t head[14]                # a frame header spread over reads
 
 # Takes bytes of `data` (MUTABLE: unmasked in place, only those consumed) until one event is complete. Returns a FrameEvent, sets *used. Linear in size however the bytes are split.
 # Fast path: a message that lies whole in `data` is never copied; parsed.data points into `data`.
+# Call it until FRAME_NEED_MORE, with what is left of `data` (size 0 is allowed): that call is also the one that frees a message which had to be assembled, so an idle parser holds nothing.
+# After FRAME_CLOSE it swallows whatever follows (RFC 6455 section 1.4) and answers FRAME_NEED_MORE; with FRAME_FAILED `*used` is `size`.
 cdef int frames_next(FrameParser *parser, const FrameLimits *limits, uint8_t *data, size_t size, size_t *used, Parsed *parsed) noexcept nogil
 # Releases what the parser holds; the parser is as new afterwards.
 cdef void frames_free(FrameParser *parser) noexcept nogil
 # Bytes of memory held between calls (for the worker's physical budget).
 cdef size_t frames_held(const FrameParser *parser) noexcept nogil
-# True while a message has begun (a first byte of its first frame header seen) and is not complete: the message completion deadline runs.
+# True while a message or a control frame has begun (first byte of its first frame header seen) and is not complete: the message completion deadline runs.
 cdef bint frames_in_message(const FrameParser *parser) noexcept nogil
 # Writes a server frame header (FIN, unmasked) for `size` payload bytes to `out` (room for 10), returns its length.
 cdef size_t frame_header(uint8_t *out, uint8_t opcode, uint64_t size) noexcept nogil
