@@ -1,0 +1,118 @@
+# Everything a developer does, one command each. `make help` lists them.
+# Targets that are files are rebuilt only when what they are made from has changed; .venv is made by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE_SOURCES := $(wildcard broker/native/*.pyx broker/native/*.pxd broker/native/*.h)
+# `make test ARGS="-k hub -x"` hands pytest these, `make run ARGS="--listen :9001"` the broker.
+ARGS ?=
+FUZZ_SECONDS ?= 60
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DELETE_ON_ERROR:
+# The extensions compile in parallel by themselves; the order of the steps matters (packages first).
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+export PYTHON
+# What an activated environment or a user's site would mix in.
+unexport PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The sanitizers' run-time libraries come with gcc. Leaks are counted by the core itself at teardown: Python never frees all.
+SANITIZED = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
+# tests/tools/native_build/sitecustomize.py makes every Python, also a child, load the core from that build.
+WITH_BUILD = PYTHONPATH='$(CURDIR)/tests/tools/native_build' BROKER_NATIVE_BUILD=$(1)
+
+##@ Use
+.PHONY: run build
+run: build ## build everything and serve the demo page: ws-broker serve --dev
+	$(BIN)/ws-broker serve --dev $(ARGS)
+
+build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
+
+##@ Develop
+.PHONY: check format test test-debug test-asan test-asan-native fuzz bench
+check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_project.py
+
+format: $(VENV)/.tests ## let ruff format and sort imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
+
+test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m pytest $(ARGS)
+
+test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
+	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m pytest $(wildcard tests/unit/native tests/property tests/fuzz) $(ARGS)
+
+fuzz: build $(VENV)/.tests build/asan/.built ## random input against the sanitized parsers for FUZZ_SECONDS (60)
+	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+bench: build $(VENV)/.tests ## the benchmark of this repository
+	$(BIN)/python loadtests/bench.py $(ARGS)
+
+##@ Keep
+.PHONY: lock clean distclean help build-packages test-packages
+# The names of the requirement files; each is pinned to the versions of the one before it.
+LOCKED = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --upgrade
+lock: build-packages ## renew requirements/*.txt from pyproject.toml (newest versions, with hashes)
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build -o requirements/build.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build --group test --group check -c requirements/build.txt -o requirements/test.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group loadtest -c requirements/test.txt -o requirements/loadtest.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group docs -c requirements/test.txt -o requirements/docs.txt
+
+clean: ## remove what was built, keep .venv
+	rm -rf build dist *.egg-info broker/native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f $(VENV)/.installed
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nFirst time here: make run, then open the page it names in two tabs.\n'
+
+build-packages:
+	@sh deploy/packages.sh build
+
+test-packages:
+	@sh deploy/packages.sh test
+
+# --- files ---
+# Every lock file is complete, hence --no-deps; the environment's own build tools are locked, hence no build isolation.
+INSTALL = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r
+
+$(VENV)/.run: requirements/build.txt | build-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+# The package is installed in place: the command works from everywhere and sees every change of a .py file.
+$(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run build/release/.built
+	BROKER_BUILD=release $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+build/release/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
+	BROKER_BUILD=release $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+build/debug/.built build/asan/.built: build/%/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
+	BROKER_BUILD=$* $(BIN)/python setup.py --quiet build_ext --build-lib build/$*/lib --build-temp build/$*/temp
+	touch $@
