@@ -1,0 +1,137 @@
+"""Every setting of the broker: name with unit, default, bounds, and where the default comes from.
+
+`load.py` fills these structs and reports what is wrong; everything else only reads them. config/broker.toml shows the
+same keys and defaults to the operator (a test compares the two). Upper bounds keep a value within what native code
+stores it in; they are not recommendations.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Payload = Literal["any", "json", "text", "binary"]
+QueuePolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
+RawGap = Literal["close", "ignore"]
+RefusalStyle = Literal["auto", "close", "http"]
+
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Bytes = Annotated[int, Meta(ge=1, le=2**30)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One value each for the whole worker; "per connection" unless it says otherwise."""
+
+    # -- opening handshake
+    # Request line and headers. HAProxy tune.bufsize and Node --max-http-header-size: 16 KiB.
+    max_head_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 16_384
+    # Header lines. Apache LimitRequestFields: 100.
+    max_headers: Annotated[int, Meta(ge=8, le=1000)] = 100
+    # From accept to the last byte of the head. `websockets` open_timeout: 10 s.
+    handshake_seconds: Seconds = 10.0
+    # Sec-WebSocket-Protocol, and the query. nginx large_client_header_buffers refuses a line beyond 8 KiB; half of it.
+    max_offer_bytes: Annotated[int, Meta(ge=16, le=2**20)] = 4096
+    # Subscriptions. Centrifugo client.channel_limit: 128.
+    max_channels_per_connection: Annotated[int, Meta(ge=1, le=65_535)] = 128
+
+    # -- messages from clients
+    # Inclusive, over all fragments. Centrifugo websocket.message_size_limit: 64 KiB.
+    max_message_bytes: Bytes = 65_536
+    # Frames of one message, empty ones too. 64 bytes each at 64 KiB; without it, CVE-2026-48779 in `ws`.
+    max_fragments: Annotated[int, Meta(ge=1, le=65_535)] = 1024
+    # From the first byte of a message to its last. nginx client_body_timeout: 60 s between reads; here it is the total.
+    message_seconds: Seconds = 30.0
+    # Nesting of JSON that is published. Between Jackson (1000) and what a page's own code ever walks.
+    max_json_depth: Annotated[int, Meta(ge=1, le=512)] = 64
+
+    # -- one pass of reading (fairness between connections, not a limit for a client)
+    # Four times the largest read that TCP usually has ready; also the size of the worker's one read buffer.
+    read_pass_bytes: Annotated[int, Meta(ge=4096, le=2**24)] = 65_536
+    # Tiny messages: 64 KiB hold 9000 of them.
+    read_pass_messages: Count = 1024
+    # Deliveries caused: one message to 18 000 subscribers is as much work as 18 000 messages to one.
+    read_pass_offers: Count = 65_536
+
+    # -- what waits for a client
+    # Centrifugo client.queue_max_size: 1 MiB.
+    send_queue_bytes: Bytes = 1_048_576
+    # 1 MiB of the smallest messages (16 bytes of slot, 16 of frame). A bound of 1024, as others have, is 20 KB of tiny
+    # messages: less than one kernel buffer, so that a burst would cut readers that are perfectly healthy.
+    send_queue_messages: Annotated[int, Meta(ge=1, le=2**24)] = 32_768
+    # All queues, frames and partial messages of one worker, physical bytes (a shared frame counts once). A quarter of
+    # a 1 GiB container; beyond it the blocked connection that holds the oldest frame is cut.
+    memory_bytes: Annotated[int, Meta(ge=2**20, le=2**40)] = 268_435_456
+    # TCP_NOTSENT_LOWAT: what the kernel holds unsent for a stalled reader: 66 KB instead of 4.2 MB (measured).
+    notsent_lowat_bytes: Annotated[int, Meta(ge=4096, le=2**24)] = 65_536
+
+    # -- liveness
+    # Below the 60 s of nginx proxy_read_timeout and of AWS load balancers, with room for a lost packet.
+    # Centrifugo: 25 s.
+    ping_seconds: Seconds = 25.0
+    # Share of ping_seconds by which each connection differs, so that 100 000 of them do not ping at once.
+    ping_jitter: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
+    # From the ping being written to any byte from the client. Centrifugo pong_timeout: 8 s; mobile radios wake slowly.
+    pong_seconds: Seconds = 10.0
+    # Without the kernel taking a single byte although some wait. nginx send_timeout: 60 s; half, as clients come back.
+    write_seconds: Seconds = 30.0
+    # From our Close to the client's. `websockets` close_timeout: 10 s; nothing is lost by cutting sooner.
+    close_seconds: Seconds = 5.0
+    # After half-closing, for the client to read what is on its way (RFC 6455 section 7.1.1).
+    # nginx lingering_timeout: 5 s; a Close is small.
+    linger_seconds: Seconds = 2.0
+
+    # -- acceptance
+    # Also bounded by net.core.somaxconn, which is 4096 since Linux 5.4.
+    listen_backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096
+    # Per worker; 0 = as many as the limit of file descriptors leaves. Above it: 503 with Retry-After.
+    max_connections: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    # Refusals that a page can read (101, then Close), per address and minute; beyond that plain HTTP. One page that
+    # retries every second.
+    refusals_per_address_per_minute: Annotated[int, Meta(ge=0, le=2**20)] = 60
+    # How long such a Close is held back, chosen evenly between the two: reconnecting libraries reset their back-off at
+    # `open`, and would come back in a tight loop. reconnecting-websocket's first delay: 1 to 5 s.
+    refusal_hold_min_seconds: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    refusal_hold_max_seconds: Annotated[float, Meta(ge=0, le=60)] = 3.0
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the broker listens and whom it lets in."""
+
+    # WebSocket listener, HOST:PORT. Loopback, so that nothing is open to a network by accident.
+    listen: str = "127.0.0.1:8000"
+    # Anybody on this machine may subscribe and publish everything; demo page at /.
+    dev: bool = False
+    # With dev: listen beyond loopback all the same. Everything is then open to whoever reaches the port.
+    dev_on_any_address: bool = False
+    # Pages that may connect: scheme://host[:port], exact. "null" admits sandboxed pages and files, "*" every page.
+    origins: list[str] = []
+    # Clients that send no Origin: everything but browsers. False admits browsers only.
+    allow_absent_origin: bool = True
+    # How a browser is refused: "close" = 101 and a Close that the page can read, "http" = a status that it cannot
+    # read, "auto" = close, until one address is refused too often.
+    refusal: RefusalStyle = "auto"
+    # A raw text message that is exactly "ping" is answered "pong" instead of being published: popular reconnecting
+    # libraries send it as a heartbeat.
+    text_ping: bool = True
+    # Characters that channel names may hold besides A-Z a-z 0-9 _ . : @ + = ~ -
+    extra_channel_characters: str = ""
+
+
+class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for the channels of one pattern; the defaults also hold for channels that no pattern matches."""
+
+    # What may be published. "json" is checked once and delivered as `data`; "any" keeps what came as it came.
+    payload: Payload = "any"
+    # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message.
+    queue: QueuePolicy = "disconnect"
+    # Raw subscribers cannot be told of a gap: close them, or let them miss messages.
+    raw_gap: RawGap = "close"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A complete configuration. `channels` is keyed by pattern; the most specific one wins."""
+
+    server: Server = Server()
+    limits: Limits = Limits()
+    channels: dict[str, ChannelPolicy] = {}

@@ -1,0 +1,78 @@
+"""Syntax of the strings in a configuration: listen addresses, origins, channel patterns.
+
+Used by the validation of a configuration and by what works with these values at run time (worker, auth), so that a
+string the check accepts is one the broker understands. Each function raises ValueError with a text for the operator.
+"""
+
+import ipaddress
+import re
+
+_PORT = re.compile(r"[0-9]{1,5}")
+# scheme "://" host [ ":" port ], nothing after it (RFC 6454 section 6.2).
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]\\,*]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPv6]:PORT` → (host without brackets, port). Port 0 lets the system choose."""
+    host, colon, port = text.rpartition(":")
+    if not colon or _PORT.fullmatch(port) is None or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT (for example 127.0.0.1:8000 or [::1]:8000)")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{text!r} has no IPv6 address between the brackets") from None
+    elif ":" in host:
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:8000")
+    elif not host:
+        raise ValueError(f"{text!r} names no host; for every address write 0.0.0.0{text}")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """True if nobody outside this machine can reach a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_origin(text: str) -> tuple[str, str, int | None]:
+    """An origin → (scheme, host, port), lower-cased, the port filled in for http and https."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not an origin: scheme://host or scheme://host:port, nothing after it")
+    scheme, host, port = match.groups()
+    if port is None:
+        return scheme, host, _DEFAULT_PORTS.get(scheme)
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} has a port outside 1 to 65535")
+    return scheme, host, int(port)
+
+
+def parse_pattern(text: str) -> tuple[str, ...]:
+    """A channel pattern → its segments. `*` is one segment, a last `>` one or more."""
+    segments = tuple(text.split("."))
+    if not text:
+        raise ValueError("a channel pattern is not empty")
+    if text.startswith("$"):
+        raise ValueError(f"{text!r}: a leading $ is reserved")
+    for index, segment in enumerate(segments):
+        if segment == ">" and index != len(segments) - 1:
+            raise ValueError(f"{text!r}: > stands only at the end")
+        if segment not in ("*", ">") and ("*" in segment or ">" in segment):
+            raise ValueError(f"{text!r}: * and > stand for whole segments between dots, not for parts of one")
+    return segments
+
+
+def check_extra_characters(text: str) -> None:
+    """What may be added to the characters of channel names."""
+    for character in text:
+        if character in "*> " or not character.isprintable():
+            raise ValueError(f"{character!r} cannot be allowed in channel names")

@@ -1,0 +1,115 @@
+"""What the server says in `broker.json.v1`, as bytes of one text frame each.
+
+The gateway calls these encoders for everything that concerns one connection: hello, subscribed, unsubscribed, ack,
+error, ping. `message` and `gap` go to many connections and are written by native code; their shape is stated
+here so that it stands in one place:
+
+    {"type":"message","channel":c,"data":<any JSON> | "text":s | "base64":s,"time":ms,
+     "position":p (history), "id":s (the publisher's message_id), "from":{"user","session","info"} (from a client)}
+    {"type":"gap","channel":c,"missed":<count or null>}
+
+Every string given to an encoder must be free of lone surrogates; names and ids that were decoded here always are.
+A field without a value is left out, except where null means something (`missed`, `session`, `user`).
+"""
+
+import msgspec
+
+from broker.protocol.errors import ERRORS
+
+Id = str | int | None
+
+
+class ChannelError(msgspec.Struct, frozen=True, gc=False):
+    """Why one channel of several was refused; `code` is a word of ERRORS."""
+
+    code: str
+    message: str
+
+
+class ChannelState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One channel of hello, subscribed or unsubscribed.
+
+    `channel` is the plain name, None if what was asked for is not a name. `index` counts what was asked for from 0.
+    `recovered` is present exactly if the client asked for `since` or `last`.
+    """
+
+    channel: str | None
+    index: int
+    position: str | None = None
+    recovered: bool | None = None
+    error: ChannelError | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, gc=False):
+    """What a client must keep to."""
+
+    max_message_bytes: int
+    max_channels: int
+
+
+class _Hello(msgspec.Struct, frozen=True, gc=False, tag="hello", tag_field="type"):
+    session: str
+    user: str | None
+    channels: list[ChannelState]
+    limits: Limits
+    heartbeat_seconds: float
+
+
+class _Subscribed(msgspec.Struct, frozen=True, gc=False, tag="subscribed", tag_field="type", omit_defaults=True):
+    channels: list[ChannelState]
+    id: Id = None
+
+
+class _Unsubscribed(msgspec.Struct, frozen=True, gc=False, tag="unsubscribed", tag_field="type", omit_defaults=True):
+    channels: list[ChannelState]
+    id: Id = None
+
+
+class _Ack(msgspec.Struct, frozen=True, gc=False, tag="ack", tag_field="type", omit_defaults=True):
+    id: Id = None
+    position: str | None = None
+    subscriptions: int | None = None
+
+
+class _Error(msgspec.Struct, frozen=True, gc=False, tag="error", tag_field="type", omit_defaults=True):
+    code: str
+    message: str
+    id: Id = None
+
+
+_encoder = msgspec.json.Encoder()
+
+# Rides with the ping frame in one write: a page sees no ping frames, but can miss this one.
+PING = b'{"type":"ping"}'
+
+
+def hello(
+    session: str, user: str | None, channels: list[ChannelState], limits: Limits, heartbeat_seconds: float
+) -> bytes:
+    """First event of every JSON connection; it, not `open`, means connected."""
+    return _encoder.encode(_Hello(session, user, channels, limits, heartbeat_seconds))
+
+
+def subscribed(channels: list[ChannelState], id: Id = None) -> bytes:
+    """Answer to a subscribe command: one entry per channel asked for, in that order."""
+    return _encoder.encode(_Subscribed(channels, id))
+
+
+def unsubscribed(channels: list[ChannelState], id: Id = None) -> bytes:
+    """Answer to an unsubscribe command; without an id also the notice that the server took channels away."""
+    return _encoder.encode(_Unsubscribed(channels, id))
+
+
+def ack(id: Id = None, position: str | None = None, subscriptions: int | None = None) -> bytes:
+    """A publish was sequenced, or a ping was read."""
+    return _encoder.encode(_Ack(id, position, subscriptions))
+
+
+def error(code: str, message: str | None = None, id: Id = None) -> bytes:
+    """Answer to a message that could not be carried out; `code` is a word of ERRORS."""
+    return _encoder.encode(_Error(code, ERRORS[code] if message is None else message, id))
+
+
+def channel_error(code: str, message: str | None = None) -> ChannelError:
+    """Entry for `channels[].error`; `code` is a word of ERRORS."""
+    return ChannelError(code, ERRORS[code] if message is None else message)
