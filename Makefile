@@ -20,11 +20,15 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# The sanitizers' run-time libraries come with gcc. Leaks are counted by the core itself at teardown: Python never frees all.
-SANITIZED = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
-# tests/tools/native_build/sitecustomize.py makes every Python, also a child, load the core from that build.
+# Tests use the distribution's browser, never a downloaded one.
+export CHROMIUM ?= $(firstword $(wildcard /usr/bin/chromium /usr/bin/chromium-browser) /usr/bin/chromium)
+
+# tests/tools/native_build/sitecustomize.py makes every Python, also one that a test starts, load the core from that build.
 WITH_BUILD = PYTHONPATH='$(CURDIR)/tests/tools/native_build' BROKER_NATIVE_BUILD=$(1)
+# The sanitizers' run-time libraries come with gcc. The core counts its own leaks at teardown; Python never frees everything.
+WITH_ASAN = $(call WITH_BUILD,asan) PYTHONMALLOC=malloc \
+	BROKER_NATIVE_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 ##@ Use
 .PHONY: run build
@@ -52,13 +56,13 @@ test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests o
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
 test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
-	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m pytest $(ARGS)
+	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
-	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m pytest $(wildcard tests/unit/native tests/property tests/fuzz) $(ARGS)
+	$(WITH_ASAN) $(BIN)/python -m pytest $(wildcard tests/unit/native tests/property tests/fuzz) $(ARGS)
 
 fuzz: build $(VENV)/.tests build/asan/.built ## random input against the sanitized parsers for FUZZ_SECONDS (60)
-	$(SANITIZED) $(call WITH_BUILD,asan) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+	$(WITH_ASAN) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
@@ -105,7 +109,7 @@ $(VENV)/.tests: requirements/test.txt $(VENV)/.run
 	touch $@
 
 # The package is installed in place: the command works from everywhere and sees every change of a .py file.
-$(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run build/release/.built
+$(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run | build/release/.built
 	BROKER_BUILD=release $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

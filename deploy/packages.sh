@@ -4,7 +4,7 @@
 #   deploy/packages.sh build     what building and running needs; names what is missing and fails
 #   deploy/packages.sh test      that and what the tests need; as root it installs what is missing
 #
-# PYTHON names the interpreter (python3). Nothing is printed and 0 returned when all is there.
+# PYTHON names the interpreter (python3), CHROMIUM the browser of the tests (chromium). Nothing is printed and 0 returned when all is there.
 set -eu
 purpose=${1:?build or test}
 python=${PYTHON:-python3}
@@ -31,7 +31,7 @@ PYTHON_CODE
     # The preprocessor alone shows both a compiler and the C library's headers.
     echo '#include <stdio.h>' | ${CC:-cc} -E - >/dev/null 2>&1 || printf '%s\n' gcc libc6-dev
     if [ "$purpose" = test ]; then
-        command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
+        command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
     fi
 }
 

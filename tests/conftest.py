@@ -9,7 +9,7 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,15 +68,3 @@ def blocking_call_detector(request: pytest.FixtureRequest, monkeypatch: pytest.M
     ):
         call = getattr(owner, name)
         monkeypatch.setattr(owner, name, refuse_on_a_loop(call, f"{owner.__name__}.{name}"))
-
-
-@pytest.fixture(autouse=True)
-def foreign_processes_run_without_sanitizer(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A browser does not start with libasan preloaded; tests marked ``browser`` start theirs without it."""
-    preload = os.environ.get("LD_PRELOAD")
-    if preload is None or not request.node.get_closest_marker("browser"):
-        yield
-        return
-    del os.environ["LD_PRELOAD"]
-    yield
-    os.environ["LD_PRELOAD"] = preload

@@ -2,6 +2,9 @@
 
 ``make test-debug`` and ``make test-asan`` put this folder on PYTHONPATH, so that Python imports it at every start, of
 the tests as well as of every broker they start. A module that this build lacks is an error, never one of another build.
+
+A sanitizer's libraries have to be loaded before everything else, but a browser would not survive them: so a Python that
+lacks them starts itself again with them preloaded, and passes nothing of it on to its children.
 """
 
 import os
@@ -10,6 +13,10 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+
+PRELOAD = os.environ.get("BROKER_NATIVE_PRELOAD")
+if PRELOAD and os.environ.pop("LD_PRELOAD", None) != PRELOAD:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "LD_PRELOAD": PRELOAD})
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = os.environ["BROKER_NATIVE_BUILD"]
