@@ -389,6 +389,7 @@ cdef size_t frame_header(uint8_t *out, uint8_t opcode, uint64_t size) noexcept n
 
 
 PARSER_BYTES = sizeof(FrameParser)
+Event = tuple  # a name for annotations; the .pyi says what is in it
 
 
 def encode_frame(opcode, bytes payload not None):
