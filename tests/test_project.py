@@ -66,6 +66,12 @@ def test_every_native_module_is_loaded_from_the_build_under_test() -> None:
         assert Path(str(module.__file__)).parent == folder
 
 
+def test_a_python_started_by_a_test_has_the_sanitizer_and_what_it_starts_has_not() -> None:
+    code = "import os; print('libasan' in open('/proc/self/maps').read(), 'LD_PRELOAD' in os.environ)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == [str(os.environ.get("BROKER_NATIVE_BUILD") == "asan"), "False"]
+
+
 def test_a_module_missing_in_the_build_under_test_is_not_taken_from_another_build() -> None:
     found = subprocess.run(
         [sys.executable, "-c", "import broker.native._frames"],
