@@ -1,4 +1,4 @@
-"""The handshake fuzz target over its corpus and over deterministic mutations of it, in every test run, without atheris."""
+"""The handshake fuzz target over its corpus and deterministic mutations of it, in every test run, without atheris."""
 
 import random
 
