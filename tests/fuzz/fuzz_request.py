@@ -1,9 +1,9 @@
 """Fuzz target of the opening handshake: any bytes get one verdict, the same however they arrive, and none raises.
 
 With atheris (``pip install atheris``): ``python -m tests.fuzz.fuzz_request [libFuzzer options] [corpus folder]``.
-It sees coverage inside the extension only if that was built by clang with ``-fsanitize=fuzzer-no-link``; else it mutates
-blindly. Without it the same ``check`` runs over the same corpus, and over mutations of it, in ``test_request_corpus.py``.
-An input that broke something goes into ``corpus/request/`` under the name of the symptom.
+It sees coverage inside the extension only if that was built by clang with ``-fsanitize=fuzzer-no-link``; else it
+mutates blindly. Without it the same ``check`` runs over the same corpus, and over mutations of it, in
+``test_request_corpus.py``. An input that broke something goes into ``corpus/request/``, named after the symptom.
 """
 
 import importlib
