@@ -4,7 +4,7 @@
 #   deploy/packages.sh build     what building and running needs; names what is missing and fails
 #   deploy/packages.sh test      that and what the tests need; as root it installs what is missing
 #
-# PYTHON names the interpreter (python3), CHROMIUM the browser of the tests (chromium). Nothing is printed and 0 returned when all is there.
+# PYTHON names the interpreter (python3), CHROMIUM the browser of the tests (chromium). When all is there it prints nothing.
 set -eu
 purpose=${1:?build or test}
 python=${PYTHON:-python3}
@@ -43,7 +43,7 @@ if grep -qs '^ID=ubuntu' /etc/os-release; then
 fi
 if [ -n "$needed" ]; then
     if [ "$(id -u)" != 0 ]; then
-        echo "missing: $needed; install with: sudo apt-get install $needed" >&2
+        echo "missing: $needed; install with: sudo apt-get update && sudo apt-get install $needed" >&2
         exit 1
     fi
     if [ "$purpose" != test ]; then
