@@ -270,10 +270,10 @@ cdef int close_take(FrameParser *parser, Parsed *parsed) noexcept nogil:
         parsed.close_code = <uint16_t>(<unsigned>parsed.data[0] << 8 | parsed.data[1])
         parsed.data += 2
         parsed.size -= 2
-        if not close_code_allowed(parsed.close_code):
-            return fail(parser, parsed, FAIL_CLOSE_CODE)
         if broker_utf8_check(BROKER_UTF8_BOUNDARY, parsed.data, parsed.size) != BROKER_UTF8_BOUNDARY:
             return fail(parser, parsed, FAIL_CLOSE_UTF8)
+        if not close_code_allowed(parsed.close_code):
+            return fail(parser, parsed, FAIL_CLOSE_CODE)
     held_free(parser)  # a message that was open will not be completed any more
     parser.message_opcode = 0
     parser.stage = STAGE_CLOSED

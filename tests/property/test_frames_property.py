@@ -140,6 +140,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(conversations())
 @example(frame(TEXT, b"\xed", fin=False) + frame(CONTINUATION, b"\xa0", fin=False) + frame(TEXT, b"x"))
 @example(frame(TEXT, b"\xf4", fin=False) + frame(CONTINUATION, b"\x90", fin=False) + frame(PING, b"", rsv=1))
+@example(close(990, b"\xc2"))
 def test_websockets_hears_the_same_messages_and_fails_with_the_same_code(data: bytes) -> None:
     events, code = ours([data])
     event(f"failure {code}")
