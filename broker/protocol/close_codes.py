@@ -85,8 +85,8 @@ def retry_class(code: int) -> Retry:
     known = _RETRY_BY_CODE.get(code)
     if known is not None:
         return known
-    if code in (1005, 1006, 1015):
-        # What a browser reports for a lost connection, a missing code or failed TLS: try again, but not at once.
+    if code in (1006, 1015):
+        # What a browser reports for a lost connection or failed TLS: try again, but not at once.
         return "later"
     if 4100 <= code < 4200:
         return "later"

@@ -15,7 +15,7 @@ RESERVED_PREFIXES = ("broker.", "bearer.")
 # Subscription wildcards and their roots; kept free however wide the operator makes names.
 RESERVED_CHARACTERS = frozenset("*>")
 
-_DEFAULT_CLASS = "A-Za-z0-9_.:@+=~-"
+_DEFAULT_CLASS = r"A-Za-z0-9_.:@+=~\-"
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 

@@ -1,7 +1,7 @@
 """The offer: which format, channels, options and credential a page wants, through whichever door it says so.
 
-`parse_offer` reads the handshake header, `parse_query` the URL, `parse_channel` one channel of an in-band subscribe;
-`combine` joins header and query. Called by the gateway once per connect. It never decides whether something is
+`parse_offer` reads the handshake header, `parse_query` the URL, `combine` joins the two and `read_offer` does all of
+that; `parse_channel` reads one channel of an in-band subscribe. Called by the gateway once per connect. It never decides whether something is
 allowed, never keeps a credential longer than the Offer, and no error text of it holds a client's bytes.
 
 Order of work, and why: a token is split at "|", classified while still encoded, and only then decoded. Decoding first
@@ -314,11 +314,19 @@ def combine(header: Offer, query: Offer, rules: OfferRules = DEFAULT_RULES) -> O
         requests = header.channels
     else:
         channels = _Channels(rules)
-        try:
-            for request in (*header.channels, *query.channels):
-                channels.add(request)
-        except OfferError as error:
-            error.answer = header.answer
-            raise
+        for request in (*header.channels, *query.channels):
+            channels.add(request)
         requests = tuple(channels.requests)
     return Offer(header.format if header_names_format else query.format, header.answer, header.credential, requests)
+
+
+def read_offer(header: bytes | None, query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:
+    """Header and query of one request. Raises OfferError with whatever of the header may be answered."""
+    offer = parse_offer(header, rules)
+    if not query:
+        return offer
+    try:
+        return combine(offer, parse_query(query, rules), rules)
+    except OfferError as error:
+        error.answer = offer.answer
+        raise

@@ -1,0 +1,38 @@
+"""config/broker.toml is the reference an operator copies from: it may not differ from the schema in anything."""
+
+import tomllib
+from pathlib import Path
+
+from broker.config.load import load
+from broker.config.schema import ChannelPolicy, Config, Limits, Server
+
+FILE = Path(__file__).parents[3] / "config" / "broker.toml"
+
+
+def test_starting_with_the_reference_file_is_starting_with_the_defaults() -> None:
+    loaded = load(FILE)
+    assert loaded.server == Server()
+    assert loaded.limits == Limits()
+    assert loaded.channels == {">": ChannelPolicy()}
+    assert Config().channels == {}
+
+
+def test_every_key_of_the_schema_is_in_the_reference_file_in_the_same_order() -> None:
+    tree = tomllib.loads(FILE.read_text())
+    assert tuple(tree) == Config.__struct_fields__
+    assert tuple(tree["server"]) == Server.__struct_fields__
+    assert tuple(tree["limits"]) == Limits.__struct_fields__
+    assert tuple(tree["channels"][">"]) == ChannelPolicy.__struct_fields__
+
+
+def test_every_key_of_the_reference_file_is_explained() -> None:
+    explained = False
+    for line in FILE.read_text().splitlines():
+        if line.startswith("#"):
+            explained = True
+        elif not line or line.startswith("["):
+            explained = False
+        # refusal_hold_max_seconds shares the explanation of the line before it.
+        elif not line.startswith("refusal_hold_max_seconds"):
+            assert explained, line
+            explained = False

@@ -1,0 +1,209 @@
+"""What an operator is told about a configuration, before anything starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.config.errors import ConfigError
+from broker.config.load import load
+from broker.config.values import is_loopback, parse_listen
+from broker.protocol.names import NameRule
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to_file(text: str) -> Path:
+        path = tmp_path / "broker.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def problems(path: Path | None, overrides: dict[str, object] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    return list(caught.value.problems)
+
+
+def test_no_file_and_no_flags_is_a_working_configuration() -> None:
+    config = load()
+    assert config.server.listen == "127.0.0.1:8000"
+    assert not config.server.dev
+
+
+def test_a_flag_wins_over_the_file(write: Write) -> None:
+    path = write('[server]\nlisten = "127.0.0.1:1"\ntext_ping = false\n')
+    config = load(path, {"server.listen": "127.0.0.1:2", "limits.max_headers": 50})
+    assert (config.server.listen, config.server.text_ping, config.limits.max_headers) == ("127.0.0.1:2", False, 50)
+
+
+def test_a_whole_number_is_taken_where_seconds_are_asked_for(write: Write) -> None:
+    assert load(write("[limits]\nmessage_seconds = 3\n")).limits.message_seconds == 3.0
+
+
+def test_everything_wrong_is_reported_at_once_with_dotted_paths(write: Write) -> None:
+    path = write(
+        "limts = 3\n"
+        '[server]\nlisten = "0.0.0.0:8000"\ndev = true\norigins = ["https://a.example/", "null"]\n'
+        '[limits]\nmax_mesage_bytes = 3\nmax_headers = "many"\nping_jitter = 2\npong_seconds = 30\n'
+        '[channels."room*"]\npayload = "xml"\n[channels.news]\nfoo = 1\n'
+    )
+    found = problems(path, {"server.refusal": "sulk"})
+    assert [line.split(": ")[0] for line in found] == [
+        "limts",
+        'channels."room*"',
+        'channels."room*".payload',
+        'channels."news".foo',
+        "server.refusal",
+        "limits.max_mesage_bytes",
+        "limits.max_headers",
+        "limits.ping_jitter",
+        "server.listen",
+        "server.origins[0]",
+        "limits.pong_seconds",
+    ]
+
+
+def test_a_misspelt_key_is_answered_with_the_right_one(write: Write) -> None:
+    assert problems(write("[limits]\nmax_mesage_bytes = 3\n")) == [
+        "limits.max_mesage_bytes: unknown key; did you mean limits.max_message_bytes?"
+    ]
+
+
+def test_a_wrong_choice_is_answered_with_the_choices(write: Write) -> None:
+    assert problems(write('[channels.a]\nqueue = "drop"\n')) == [
+        'channels."a".queue: must be one of disconnect, drop_oldest, drop_newest, latest'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_fragments", 65_536),  # the parser counts fragments in 16 bits
+        ("max_message_bytes", 2**32),
+        ("max_message_bytes", -1),
+        ("max_message_bytes", True),
+        ("max_message_bytes", 1.5),
+        ("handshake_seconds", 0),
+        ("handshake_seconds", float("nan")),
+        ("handshake_seconds", float("inf")),
+        ("ping_jitter", -0.1),
+        ("max_connections", -1),
+        ("max_json_depth", 100_000),
+    ],
+)
+def test_a_value_that_native_code_could_not_hold_never_reaches_it(key: str, value: object) -> None:
+    (line,) = problems(None, {f"limits.{key}": value})
+    assert line.startswith(f"limits.{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"limits.max_offer_bytes": 16_385}, "limits.max_offer_bytes"),
+        ({"limits.max_message_bytes": 1_048_577}, "limits.max_message_bytes"),
+        ({"limits.send_queue_bytes": 2**30, "limits.memory_bytes": 2**20}, "limits.send_queue_bytes"),
+        ({"limits.refusal_hold_min_seconds": 4.0}, "limits.refusal_hold_min_seconds"),
+        ({"limits.pong_seconds": 26.0}, "limits.pong_seconds"),
+        ({"server.dev_on_any_address": True}, "server.dev_on_any_address"),
+        ({"server.listen": "0.0.0.0:1", "server.dev": True}, "server.listen"),
+        ({"server.listen": "example.org:1", "server.dev": True}, "server.listen"),
+        ({"server.extra_channel_characters": "/*"}, "server.extra_channel_characters"),
+    ],
+)
+def test_values_that_contradict_each_other_stop_the_start(settings: dict[str, object], key: str) -> None:
+    (line,) = problems(None, settings)
+    assert line.startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("extra", ["", "/", "é$", "|%", "*", ">", " ", "\n", "\x00", "\u202e", "\u00a0", "a*"])
+def test_the_check_allows_exactly_the_characters_that_names_can_then_hold(extra: str) -> None:
+    try:
+        NameRule(extra)
+        works = True
+    except ValueError:
+        works = False
+    try:
+        load(None, {"server.extra_channel_characters": extra})
+        passes = True
+    except ConfigError:
+        passes = False
+    assert works is passes
+
+
+def test_dev_listens_on_a_network_only_when_told_so_by_name() -> None:
+    config = load(None, {"server.listen": "0.0.0.0:1", "server.dev": True, "server.dev_on_any_address": True})
+    assert config.server.listen == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize("text", ["[limits", "[limits]\nlimits = 1\nlimits = 2\n", "\x00"])
+def test_a_file_that_is_not_toml_is_named(write: Write, text: str) -> None:
+    path = write(text)
+    (line,) = problems(path)
+    assert line.startswith(f"{path}: not TOML")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_bytes(b"\xff\xfe")
+    assert problems(path)[0].startswith(f"{path}: not TOML")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert problems(tmp_path / "absent.toml") == [f"{tmp_path / 'absent.toml'}: No such file or directory"]
+
+
+def test_a_huge_file_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"#" * (2**20 + 1))
+    assert "larger than 1 MiB" in problems(path)[0]
+
+
+@pytest.mark.parametrize("text", ["server = 1\n", "channels = 1\n", "[channels]\na = 1\n", "limits = []\n"])
+def test_a_value_where_a_table_belongs_is_said_plainly(write: Write, text: str) -> None:
+    (line,) = problems(write(text))
+    assert line.endswith("must be a table")
+
+
+def test_a_flag_for_a_section_that_is_no_table_does_not_hide_the_mistake(write: Write) -> None:
+    found = problems(write("limits = 1\n"), {"limits.max_headers": 50})
+    assert "limits: must be a table" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_a_listen_address_is_host_and_port(text: str, parsed: tuple[str, int]) -> None:
+    assert parse_listen(text) == parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8000", ":8000", "::1:8000", "[::1:8000", "[x]:1", "a:65536", "a:", "a:٣", "a:-1"]
+)
+def test_a_listen_address_that_could_mean_two_things_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"[Hh]ost|HOST|IPv6"):
+        parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("example.org", False),
+    ],
+)
+def test_only_what_stays_on_this_machine_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
