@@ -2,7 +2,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 
-# Why a text is refused; JSON_PROBLEMS in the .pyx has the fixed text of each.
+# Why a text is refused; PROBLEMS in the .pyx has the word and the fixed text of each.
 cdef enum JsonProblem:
     JSON_OK = 0
     JSON_SYNTAX = 1         # not one JSON value (RFC 8259)
@@ -12,6 +12,7 @@ cdef enum JsonProblem:
     JSON_UTF8 = 5           # raw bytes that are not UTF-8
 
 # Checks that data[:size] is exactly one JSON value (white space around it allowed). `where` gets the offset of the fault. Does not recurse. The bytes need not be known to be UTF-8.
+# max_depth is at most 64: the nesting is kept in the bits of one word.
 cdef int json_check(const uint8_t *data, size_t size, int max_depth, size_t *where) noexcept nogil
 # Length of the JSON string literal, quotes included, for UTF-8 `text`.
 cdef size_t json_string_size(const uint8_t *text, size_t size) noexcept nogil
