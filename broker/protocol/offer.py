@@ -1,8 +1,8 @@
 """The offer: which format, channels, options and credential a page wants, through whichever door it says so.
 
 `parse_offer` reads the handshake header, `parse_query` the URL, `combine` joins the two and `read_offer` does all of
-that; `parse_channel` reads one channel of an in-band subscribe. Called by the gateway once per connect. It never decides
-whether something is allowed, and no error text of it holds a client's bytes.
+that; `parse_channel` reads one channel of an in-band subscribe. Called by the gateway once per connect. It never
+decides whether something is allowed, and no error text of it holds a client's bytes.
 
 Order of work, and why: a token is split at "|", classified while still encoded, and only then decoded. Decoding first
 would let an encoded "|" smuggle an option, and an encoded prefix turn a credential into a channel that gets answered.
