@@ -8,6 +8,7 @@ NATIVE_SOURCES := $(wildcard broker/native/*.pyx broker/native/*.pxd broker/nati
 # `make test ARGS="-k hub -x"` hands pytest these, `make run ARGS="--listen :9001"` the broker.
 ARGS ?=
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(sort $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.py))))
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DELETE_ON_ERROR:
@@ -61,20 +62,26 @@ test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
 	$(WITH_ASAN) $(BIN)/python -m pytest $(wildcard tests/unit/native tests/property tests/fuzz) $(ARGS)
 
-fuzz: build $(VENV)/.tests build/asan/.built ## random input against the sanitized parsers for FUZZ_SECONDS (60)
-	$(WITH_ASAN) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZZ_SECONDS (60) for each target in tests/fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		echo "== $$target: $(FUZZ_SECONDS) s; new inputs go to build/fuzz/corpus/$$target"; \
+		$(call WITH_BUILD,fuzz) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+		BROKER_NATIVE_PRELOAD="$$($(BIN)/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so" \
+		$(BIN)/python -m tests.fuzz.$$target build/fuzz/corpus/$$target -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ $(ARGS) || exit 1; \
+	done
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
 
 ##@ Keep
-.PHONY: lock clean distclean help build-packages test-packages
-# The names of the requirement files; each is pinned to the versions of the one before it.
+.PHONY: lock clean distclean help build-packages test-packages fuzz-packages
+# Each requirement file is complete with those before it, and pinned to the versions of the one before it.
 LOCKED = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --upgrade
 lock: build-packages ## renew requirements/*.txt from pyproject.toml (newest versions, with hashes)
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build -o requirements/build.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build --group test --group check -c requirements/build.txt -o requirements/test.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group fuzz -c requirements/test.txt -o requirements/fuzz.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group loadtest -c requirements/test.txt -o requirements/loadtest.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group docs -c requirements/test.txt -o requirements/docs.txt
 
@@ -95,6 +102,9 @@ build-packages:
 test-packages:
 	@sh deploy/packages.sh test
 
+fuzz-packages:
+	@sh deploy/packages.sh fuzz
+
 # --- files ---
 # Every lock file is complete, hence --no-deps; the environment's own build tools are locked, hence no build isolation.
 INSTALL = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r
@@ -105,6 +115,10 @@ $(VENV)/.run: requirements/build.txt | build-packages
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.tests | fuzz-packages
 	$(INSTALL) $<
 	touch $@
 
@@ -119,4 +133,9 @@ build/release/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
 
 build/debug/.built build/asan/.built: build/%/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
 	BROKER_BUILD=$* $(BIN)/python setup.py --quiet build_ext --build-lib build/$*/lib --build-temp build/$*/temp
+	touch $@
+
+# gcc has no coverage that libFuzzer understands. The link is the usual one: atheris' library brings the rest at load.
+build/fuzz/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.fuzz
+	BROKER_BUILD=fuzz CC=clang LDSHARED="cc -shared" $(BIN)/python setup.py --quiet build_ext --build-lib build/fuzz/lib --build-temp build/fuzz/temp
 	touch $@

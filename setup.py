@@ -1,7 +1,8 @@
 """Builds the Cython core, ``broker/native``: one small extension a module, compiled in parallel.
 
-``BROKER_BUILD`` chooses the build: ``release`` (default), ``debug`` (bounds checked, assertions on) or ``asan``
-(AddressSanitizer and UndefinedBehaviorSanitizer; it runs with libasan preloaded, as ``make test-asan`` does).
+``BROKER_BUILD`` chooses the build: ``release`` (default), ``debug`` (bounds checked, assertions on), ``asan``
+(AddressSanitizer and UndefinedBehaviorSanitizer; it runs with libasan preloaded, as ``make test-asan`` does) or
+``fuzz`` (clang's AddressSanitizer and coverage for atheris; ``make fuzz``).
 Each keeps its generated C and its objects in ``build/``, apart from the others, so that none overwrites another.
 ``BROKER_MODULES="_frames _queue"`` restricts the build to these modules.
 """
@@ -23,6 +24,8 @@ BUILDS = {
         *("-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fno-wrapv"),
         *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     ],
+    # For atheris, with clang: the same memory checks, and the coverage that guides mutations.
+    "fuzz": ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fsanitize=address,fuzzer-no-link"],
 }
 # Only the init function is exported. Cython generates helpers and variables that a module may not use: not our warning.
 COMMON = ["-fvisibility=hidden", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
@@ -42,7 +45,8 @@ class BuildExtensions(build_ext):
 def extensions() -> list[Extension]:
     wanted = os.environ.get("BROKER_MODULES", "").split()
     modules = wanted or sorted(path.stem for path in Path(NATIVE).glob("*.pyx"))
-    sanitizers = [flag for flag in BUILDS[build] if flag.startswith("-fsanitize=")]
+    # Under the fuzzer all of this is resolved at load, in the library that atheris brings and preloads.
+    link_args = ["-fsanitize=address,undefined"] if build == "asan" else []
     # Cython follows cimports, but not a header that includes another one; new flags need a new build as well.
     depends = ["setup.py", *sorted(map(str, Path(NATIVE).glob("*.h")))]
     core = [
@@ -53,7 +57,7 @@ def extensions() -> list[Extension]:
             depends=depends,
             define_macros=[("BROKER_BUILD_NAME", f'"{build}"')],
             extra_compile_args=COMMON + BUILDS[build],
-            extra_link_args=sanitizers,
+            extra_link_args=link_args,
         )
         for name in modules
     ]

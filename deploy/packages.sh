@@ -3,10 +3,11 @@
 #
 #   deploy/packages.sh build     what building and running needs; names what is missing and fails
 #   deploy/packages.sh test      that and what the tests need; as root it installs what is missing
+#   deploy/packages.sh fuzz      the same with a compiler that the fuzzer understands
 #
 # PYTHON names the interpreter (python3), CHROMIUM the browser of the tests (chromium). When all is there it prints nothing.
 set -eu
-purpose=${1:?build or test}
+purpose=${1:?build, test or fuzz}
 python=${PYTHON:-python3}
 
 if [ "$(uname -s)" != Linux ]; then
@@ -30,9 +31,10 @@ PYTHON_CODE
     fi
     # The preprocessor alone shows both a compiler and the C library's headers.
     echo '#include <stdio.h>' | ${CC:-cc} -E - >/dev/null 2>&1 || printf '%s\n' gcc libc6-dev
-    if [ "$purpose" = test ]; then
-        command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
-    fi
+    case $purpose in
+        test) command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium ;;
+        fuzz) command -v clang >/dev/null || echo clang ;;
+    esac
 }
 
 needed=$(missing | tr '\n' ' ')
@@ -46,7 +48,7 @@ if [ -n "$needed" ]; then
         echo "missing: $needed; install with: sudo apt-get update && sudo apt-get install $needed" >&2
         exit 1
     fi
-    if [ "$purpose" != test ]; then
+    if [ "$purpose" = build ]; then
         echo "missing: $needed; install with: apt-get update && apt-get install $needed" >&2
         exit 1
     fi

@@ -1,9 +1,9 @@
 """Fuzz target of the opening handshake: any bytes get one verdict, the same however they arrive, and none raises.
 
-With atheris (``pip install atheris``): ``python -m tests.fuzz.fuzz_request [libFuzzer options] [corpus folder]``.
-It sees coverage inside the extension only if that was built by clang with ``-fsanitize=fuzzer-no-link``; else it
-mutates blindly. Without it the same ``check`` runs over the same corpus, and over mutations of it, in
-``test_request_corpus.py``. An input that broke something goes into ``corpus/request/``, named after the symptom.
+``make fuzz`` runs it with atheris on a core built for it: ``python -m tests.fuzz.fuzz_request DIRECTORY [libFuzzer
+options]`` puts the seeds into the directory and starts from there. Without atheris the same ``check`` runs over the
+same corpus, and over mutations of it, in ``test_request_corpus.py``. An input that broke something goes into
+``corpus/request/``, named after the symptom.
 """
 
 import importlib
@@ -54,10 +54,10 @@ def check(data: bytes) -> None:
 
 def main() -> None:
     atheris = importlib.import_module("atheris")
+    directory = Path(sys.argv[1])
+    directory.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()):
-        check(seed)
-        if len(sys.argv) > 1 and Path(sys.argv[-1]).is_dir():
-            (Path(sys.argv[-1]) / f"seed-{number}").write_bytes(seed)
+        (directory / f"seed-{number}").write_bytes(seed)
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 

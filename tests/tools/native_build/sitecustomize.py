@@ -1,7 +1,7 @@
 """Loads ``broker.native`` from ``build/$BROKER_NATIVE_BUILD/lib`` instead of from the source tree.
 
-``make test-debug`` and ``make test-asan`` put this folder on PYTHONPATH, so that Python imports it at every start, of
-the tests as well as of every broker they start. A module that this build lacks is an error, never one of another build.
+``make test-debug``, ``test-asan`` and ``fuzz`` put this folder on PYTHONPATH, so that Python imports it at every start,
+of the tests as well as of every broker they start. A module that this build lacks is an error, never one of another.
 
 A sanitizer's libraries have to be loaded before everything else, but a browser would not survive them: so a Python that
 lacks them starts itself again with them preloaded, and passes nothing of it on to its children.
@@ -31,7 +31,7 @@ class NativeBuild:
             return None
         spec = PathFinder.find_spec(name, [str(LIBRARY)], target)
         if spec is None:
-            raise ImportError(f"{name} is not in {LIBRARY}: run make test-{BUILD}", name=name)
+            raise ImportError(f"{name} is not in {LIBRARY}: build it with make", name=name)
         return spec
 
 
