@@ -235,6 +235,12 @@ def test_f9_text_fails_at_the_first_byte_that_cannot_become_utf8() -> None:
         assert parse(data) == [("failed", "text_not_utf8")]
 
 
+def test_f9_ascii_inside_a_character_that_fragments_cut_is_refused_at_once() -> None:
+    opened = started(payload=b"\xe2\x82")
+    fails(opened + frame(CONTINUATION, b"abc", fin=False), 1007, "text_not_utf8")
+    fails(opened + frame(CONTINUATION, b"abc", fin=False) + frame(CONTINUATION, b"\xac"), 1007, "text_not_utf8")
+
+
 def test_f9_binary_messages_and_the_text_after_them_are_free_of_each_other() -> None:
     assert parse(frame(BINARY, b"\xe2\x82") + frame(TEXT, b"a")) == [("binary", b"\xe2\x82"), ("text", b"a")]
 
