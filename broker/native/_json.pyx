@@ -55,8 +55,25 @@ cdef const uint8_t *BASE64_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 
 # ---- strings ------------------------------------------------------------------------------------------------------------------
 
-# Not zero exactly when one of the eight bytes is a control character, a quote or a backslash. (In each term a borrow can only
-# come from a byte that is itself a hit, so there are false marks beside a hit but never without one.)
+cdef extern from *:
+    """
+    /* Eight bytes with the first one lowest. */
+    static inline uint64_t load_eight(const uint8_t *data)
+    {
+        uint64_t word;
+        memcpy(&word, data, sizeof word);
+    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        word = __builtin_bswap64(word);
+    #endif
+        return word;
+    }
+    """
+    uint64_t load_eight(const uint8_t *data) noexcept nogil
+    size_t lowest_bit "__builtin_ctzll"(uint64_t word) noexcept nogil
+
+
+# The top bit of each of eight bytes that is a control character, a quote or a backslash. A borrow goes upwards from such a byte only,
+# so marks above the lowest one may be false; the lowest is true, and there is none without one.
 cdef inline uint64_t marks(uint64_t word) noexcept nogil:
     cdef uint64_t ones = 0x0101010101010101
     cdef uint64_t quote = word ^ (ones * 0x22)
@@ -66,13 +83,17 @@ cdef inline uint64_t marks(uint64_t word) noexcept nogil:
     ) & <uint64_t>0x8080808080808080
 
 
+# The first byte from `at` on that is not plain ASCII inside a string: a mark, or part of a longer UTF-8 sequence.
 cdef inline size_t skip_plain_ascii(const uint8_t *data, size_t size, size_t at) noexcept nogil:
-    cdef uint64_t word
+    cdef uint64_t word, marked
     while size - at >= 8:
-        memcpy(&word, data + at, 8)
-        if marks(word) | (word & <uint64_t>0x8080808080808080):
-            break
+        word = load_eight(data + at)
+        marked = marks(word) | (word & <uint64_t>0x8080808080808080)
+        if marked:
+            return at + lowest_bit(marked) // 8
         at += 8
+    while at < size and data[at] < 0x80 and not ESCAPE[data[at]]:
+        at += 1
     return at
 
 
@@ -145,10 +166,7 @@ cdef int read_string(const uint8_t *data, size_t size, size_t *at) noexcept nogi
     cdef size_t length
     cdef int problem = JSON_OK
     while problem == JSON_OK:
-        here = skip_plain_ascii(data, size, here)
-        while here < size and data[here] >= 0x20 and data[here] < 0x80 and data[here] != c'"' and data[here] != c"\\":
-            here += 1
-        at[0] = here
+        at[0] = here = skip_plain_ascii(data, size, here)
         if here == size or data[here] < 0x20:
             return JSON_SYNTAX
         if data[here] == c'"':
