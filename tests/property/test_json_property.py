@@ -1,7 +1,7 @@
 """The JSON checker and writers beside three oracles: ``json``, ``base64`` and ``msgspec.json``.
 
-The checker refuses on purpose what ``json`` takes: lone surrogates, numbers beyond 64 bits, more than 64 levels, ``NaN``,
-``Infinity``. ``msgspec`` refuses most of that too, but takes integers of any size and deeper nesting.
+The checker refuses on purpose what ``json`` takes: lone surrogates, numbers beyond 64 bits, more than 64 levels, and
+``NaN`` and ``Infinity``. ``msgspec`` refuses most of that too, but takes integers of any size and deeper nesting.
 """
 
 import base64 as standard_base64

@@ -1,0 +1,1 @@
+"""Header lines of a request, for ``_request`` alone: Python sees nothing here."""
