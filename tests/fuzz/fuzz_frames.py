@@ -4,8 +4,8 @@ Invariant: whatever the bytes and however they are split, the parser touches no 
 events, holds no more than its limits, and hands out only what the standard allows.
 
 ``python -m tests.fuzz.fuzz_frames DIRECTORY [libFuzzer options]`` puts the seeds into the directory and fuzzes from
-there; it needs atheris, and finds most on the AddressSanitizer build. An input that once broke the parser is added to
-``SEEDS`` under the name of the symptom; the test suite runs them all without atheris.
+there; it needs atheris, and finds most on the instrumented core that ``make fuzz`` builds. An input that once broke the
+parser is added to ``SEEDS`` under the name of the symptom; the test suite runs them all without atheris.
 """
 
 import importlib
@@ -107,7 +107,7 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name, seed in SEEDS.items():
         (directory / name.replace(" ", "-")).write_bytes(seed)
-    # The native code is not instrumented; which way these went is all that guides the mutations.
+    # On a core that is not instrumented, which way these went is all that guides the mutations.
     for function in (check, check_event, events_of, listed_frames, frame):
         atheris.instrument_func(function)
     atheris.Setup(sys.argv, check)
