@@ -1,9 +1,9 @@
 """Fuzz target of the opening handshake: any bytes get one verdict, the same however they arrive, and none raises.
 
-``make fuzz`` runs it with atheris on a core built for it: ``python -m tests.fuzz.fuzz_request DIRECTORY [libFuzzer
-options]`` puts the seeds into the directory and starts from there. Without atheris the same ``check`` runs over the
-same corpus, and over mutations of it, in ``test_request_corpus.py``. An input that broke something goes into
-``corpus/request/``, named after the symptom.
+``python -m tests.fuzz.fuzz_request DIRECTORY [libFuzzer options]`` puts the seeds into the directory and fuzzes from
+there; it needs atheris, and finds most on the instrumented core that ``make fuzz`` builds. Without it the same
+``check`` runs over the same seeds, and over mutations of them, in ``test_request_corpus.py``. An input that broke something goes
+into ``corpus/request/``, named after the symptom.
 """
 
 import importlib
@@ -58,6 +58,7 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()):
         (directory / f"seed-{number}").write_bytes(seed)
+    atheris.instrument_func(check)  # all that guides the mutations on a core that is not instrumented
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 
