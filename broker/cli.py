@@ -1,0 +1,120 @@
+"""The command line: `ws-broker`.
+
+click, over Typer (which brings rich and more start-up time) and argparse (whose help does not teach by examples as easily).
+Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or configuration.
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from broker import __version__
+
+EXIT_CANNOT_RUN = 1
+EXIT_USAGE = 2
+
+
+def check_system() -> None:
+    """Ends with one line if this machine or this installation cannot run the broker."""
+    if not sys.platform.startswith("linux"):
+        _end(f"ws-broker runs on Linux only (it needs epoll and SO_REUSEPORT); this is {sys.platform}")
+    try:
+        importlib.import_module("broker.native._reactor")
+    except ImportError as error:
+        _end(
+            f"the native core is not built or does not fit this Python ({error}); run `make build`, or install the wheel"
+        )
+
+
+def _end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
+    click.echo(f"ws-broker: {line}", err=True)
+    raise SystemExit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ws-broker")
+def main() -> None:
+    """Pub/sub over the browser's own WebSocket.
+
+    \b
+    Try it:
+      ws-broker serve --dev
+    then open the page it names in two tabs.
+    """
+
+
+@main.command()
+@click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /.")
+@click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]")
+@click.option("--workers", type=click.IntRange(1, 1), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A page that may connect besides those of this machine: scheme://host[:port]. Repeatable.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file; config/broker.toml documents every key.",
+)
+@click.option("--verbose", is_flag=True, help="Log the life of every session.")
+def serve(
+    dev: bool, listen: str | None, workers: int, origins: tuple[str, ...], config_file: Path | None, verbose: bool
+) -> None:
+    """Serve WebSockets until SIGTERM or Ctrl-C.
+
+    \b
+    Examples:
+      ws-broker serve --dev
+      ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
+    """
+    check_system()
+    from broker.config.errors import ConfigError
+    from broker.config.load import load
+    from broker.config.values import parse_listen
+    from broker.supervisor.listeners import ListenError, open_listeners
+    from broker.worker import run
+
+    overrides: dict[str, object] = {}
+    if dev:
+        overrides["server.dev"] = True
+    if listen is not None:
+        overrides["server.listen"] = listen
+    if origins:
+        overrides["server.origins"] = list(origins)
+    try:
+        config = load(config_file, overrides)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"ws-broker: {problem}", err=True)
+        raise SystemExit(EXIT_USAGE) from None
+    if not config.server.dev:
+        _end(
+            "nobody could connect: this version admits clients with --dev only (on this machine, without tokens)",
+            EXIT_USAGE,
+        )
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    host, port = parse_listen(config.server.listen)
+    try:
+        listeners = open_listeners(host, port, config.limits.listen_backlog, workers)
+    except ListenError as error:
+        _end(str(error))
+    run(config, listeners, lambda: _announce(listeners[0].getsockname()))
+
+
+def _announce(address: tuple[str, int]) -> None:
+    host, port = address[:2]
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
+    click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
+    sys.stdout.flush()

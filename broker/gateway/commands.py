@@ -1,0 +1,123 @@
+"""Commands of `broker.json.v1`, and raw messages that the native core does not publish by itself.
+
+The gateway runs one at a time for each connection. A command that cannot be carried out is answered with an `error` event; only
+what breaks the format itself (a binary frame) closes the connection.
+"""
+
+import msgspec
+
+from broker.engine.base import EngineError, Receipt
+from broker.gateway.opening import joined
+from broker.gateway.refusals import CAUSE_OF, close_payload
+from broker.gateway.session import Session
+from broker.native._reactor import Reactor
+from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Node, PayloadError
+from broker.protocol import events
+from broker.protocol.close_codes import BY_WORD
+from broker.protocol.commands import (
+    Command,
+    CommandError,
+    Ping,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    decode,
+    decode_base64,
+    requests,
+)
+from broker.protocol.offer import ChannelRequest, OfferError, OfferRules, check_name
+
+
+class Commands:
+    def __init__(self, reactor: Reactor, node: Node, rules: OfferRules) -> None:
+        self._reactor = reactor
+        self._node = node
+        self._rules = rules
+
+    async def run(self, conn: int, session: Session, payload: bytes) -> None:
+        """Carries out one JSON command and answers it."""
+        id: str | int | None = None
+        try:
+            command = decode(payload)
+            id = command.id
+            if type(command) is Publish:
+                await self._publish(conn, session, command)
+            else:
+                self._other(conn, command)
+        except CommandError as error:
+            self._reactor.send(conn, events.error(error.word, error.text, error.id if error.id is not None else id))
+        except (PayloadError, EngineError) as error:
+            self._reactor.send(conn, events.error(error.word, getattr(error, "text", None), id))
+
+    async def _publish(self, conn: int, session: Session, command: Publish) -> None:
+        try:
+            name = check_name(command.channel, self._rules)
+        except OfferError as error:
+            raise CommandError(error.word, error.text, command.id) from None
+        kind, payload = _payload(command)
+        extra = session.sender
+        if command.message_id is not None:
+            extra += b',"id":' + msgspec.json.encode(command.message_id)
+        receipt = self._node.publish(self._node.channel(name), kind, payload, extra, conn, command.echo)
+        if not isinstance(receipt, Receipt):
+            receipt = await receipt
+        if command.id is not None:
+            self._reactor.send(conn, events.ack(command.id, receipt.position, receipt.subscriptions))
+
+    def _other(self, conn: int, command: Command) -> None:
+        if type(command) is Subscribe:
+            states = [self._subscribe(conn, asked) for asked in requests(command, self._rules)]
+            self._reactor.send(conn, events.subscribed(states, command.id))
+        elif type(command) is Unsubscribe:
+            names = command.channel if isinstance(command.channel, list) else [command.channel]
+            states = [self._unsubscribe(conn, name, index) for index, name in enumerate(names)]
+            self._reactor.send(conn, events.unsubscribed(states, command.id))
+        elif type(command) is Ping:
+            self._reactor.send(conn, events.ack(command.id))
+
+    def _subscribe(self, conn: int, asked: ChannelRequest | OfferError) -> events.ChannelState:
+        if isinstance(asked, OfferError):
+            return events.ChannelState(None, asked.index, error=events.channel_error(asked.word, asked.text))
+        if len(self._reactor.subscriptions(conn)) >= self._rules.max_channels:
+            return events.ChannelState(asked.name, asked.index, error=events.channel_error("too_many_channels"))
+        channel = self._node.channel(asked.name)
+        if not self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
+            return events.ChannelState(asked.name, asked.index, error=events.channel_error("already_subscribed"))
+        return joined(asked)
+
+    def _unsubscribe(self, conn: int, name: str, index: int) -> events.ChannelState:
+        try:
+            check_name(name, self._rules, index)
+        except OfferError as error:
+            return events.ChannelState(None, index, error=events.channel_error(error.word, error.text))
+        if not self._node.unsubscribe(conn, name):
+            return events.ChannelState(name, index, error=events.channel_error("not_subscribed"))
+        return events.ChannelState(name, index)
+
+    async def publish_raw(self, conn: int, session: Session, payload: bytes, text: bool) -> None:
+        """A raw message whose engine is not in this process. There is no event to say no with: it closes."""
+        channel = session.target
+        assert channel is not None, "the gateway closes connections that have no target"
+        kind = KIND_BINARY
+        if text:
+            kind = KIND_JSON if channel.payload == 1 else KIND_TEXT
+        try:
+            receipt = self._node.publish(channel, kind, payload, session.sender, conn)
+            if not isinstance(receipt, Receipt):
+                await receipt
+        except PayloadError as error:
+            self.close(conn, "bad_payload", error.text)
+        except EngineError:
+            self.close(conn, "overloaded")
+
+    def close(self, conn: int, word: str, text: str | None = None) -> None:
+        """Closes with the code of that word."""
+        self._reactor.close(conn, close_payload(BY_WORD[word], text=text), CAUSE_OF[word])
+
+
+def _payload(command: Publish) -> tuple[int, bytes]:
+    if command.text is not None:
+        return KIND_TEXT, command.text.encode()
+    if command.base64 is not None:
+        return KIND_BINARY, decode_base64(command.base64)
+    return KIND_JSON, bytes(command.data)

@@ -1,0 +1,67 @@
+"""Runs a coroutine as far as it goes without waiting, and makes it a task only if it waits.
+
+Nearly every decision and command is done in one step; a task for each would cost more than the work (3 us, measured against 0.4 us).
+Used by the gateway alone. Code before the first await runs outside of a task: `asyncio.current_task()` is None there, so time
+limits belong behind an await.
+"""
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+
+@types.coroutine
+def _rest(coroutine: Coroutine[Any, Any, None], awaited: object) -> Generator[object, Any, None]:
+    """Goes on with a coroutine that has yielded `awaited` already: yields that first, as if nobody had asked yet."""
+    while True:
+        failure: BaseException | None = None
+        value = None
+        try:
+            value = yield awaited
+        except BaseException as error:  # cancellation too: the coroutine decides what it means
+            failure = error
+        try:
+            awaited = coroutine.send(value) if failure is None else coroutine.throw(failure)
+        except StopIteration:
+            return
+
+
+async def _finish(
+    coroutine: Coroutine[Any, Any, None], awaited: object, done: Callable[[BaseException | None], None]
+) -> None:
+    try:
+        await _rest(coroutine, awaited)
+    except asyncio.CancelledError:
+        done(None)
+        raise
+    except BaseException as error:
+        done(error)
+    else:
+        done(None)
+
+
+class Driver:
+    """Keeps the tasks of what waits; `cancel_all` at the end of the worker."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, coroutine: Coroutine[Any, Any, None], done: Callable[[BaseException | None], None]) -> bool:
+        """False: finished at once (what it raised, this raises). True: it waits; `done` is called once, with its error or None."""
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return False
+        task = asyncio.get_running_loop().create_task(_finish(coroutine, awaited, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    @property
+    def waiting(self) -> int:
+        return len(self._tasks)
+
+    def cancel_all(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()

@@ -1,0 +1,124 @@
+"""What the reactor calls: requests, messages, ends. Sorts them to the opening, the commands and the pages.
+
+The one implementation of the reactor's Handler. It decides nothing itself; it makes sure that whatever waits is found again or
+found gone, and that an error closes one connection and is logged once.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from broker.gateway.commands import Commands
+from broker.gateway.driving import Driver
+from broker.gateway.opening import Opening
+from broker.gateway.refusals import CAUSE_OF, Rate, close_payload, problem, response
+from broker.gateway.session import Session
+from broker.native._connection import CAUSES
+from broker.native._reactor import Reactor
+from broker.native._request import Request
+from broker.protocol.close_codes import BY_WORD
+
+log = logging.getLogger("broker.gateway")
+
+WEBSOCKET_PATH = b"/ws"
+
+# A reader that was cut this often within a minute is told to come back later instead of now.
+TOO_SLOW_AGAIN = 3
+
+_ANSWERED = CAUSES.index("answered")
+_BAD_REQUEST = CAUSES.index("bad_request")
+
+
+class Gateway:
+    """`pages` maps a path to a whole HTTP response. Set `reactor`, `opening` and `commands` before the first turn."""
+
+    reactor: Reactor
+    opening: Opening
+    commands: Commands
+
+    def __init__(self, pages: Mapping[bytes, bytes]) -> None:
+        self._pages = {**pages, b"/healthz": response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))}
+        self._driver = Driver()
+        self._slow = Rate()
+
+    # Requests.
+
+    def on_request(self, conn: int, request: Request) -> None:
+        if request.status != 101:
+            self._answer(conn, request)
+        elif request.path != WEBSOCKET_PATH:
+            self.reactor.respond(conn, problem(404, "the WebSocket is at /ws"), _BAD_REQUEST)
+        elif not self.opening.origin_allowed(request):
+            self.reactor.respond(conn, problem(403, "pages of this origin may not connect"), _BAD_REQUEST)
+        else:
+            self._driver.run(
+                self.opening.open(conn, request),
+                lambda error: self._opened_late(conn, error),
+            )
+
+    def _opened_late(self, conn: int, error: BaseException | None) -> None:
+        if error is not None:
+            self.on_error(error)
+            self.reactor.respond(conn, problem(500, None), CAUSES.index("callback_error"))
+
+    def _answer(self, conn: int, request: Request) -> None:
+        if request.status != 200:
+            self.reactor.respond(conn, problem(request.status, request.problem), _BAD_REQUEST)
+        elif request.path in self._pages:
+            self.reactor.respond(conn, self._pages[request.path], _ANSWERED)
+        elif request.path == WEBSOCKET_PATH:
+            self.reactor.respond(conn, problem(426, "this is a WebSocket; connect with new WebSocket(url)"), _ANSWERED)
+        else:
+            self.reactor.respond(conn, problem(404, None), _ANSWERED)
+
+    def on_malformed(self, conn: int, status: int) -> None:
+        self.reactor.respond(conn, problem(status, None), _BAD_REQUEST)
+
+    # Messages.
+
+    def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
+        if not isinstance(session, Session):
+            return self._no_target(conn)
+        if session.json:
+            if not text:
+                self.commands.close(conn, "unsupported_data")
+                return False
+            command = self.commands.run(conn, session, payload)
+        elif session.target is None:
+            return self._no_target(conn)
+        else:
+            command = self.commands.publish_raw(conn, session, payload, text)
+        return self._driver.run(command, lambda error: self._done_late(conn, error))
+
+    def _no_target(self, conn: int) -> bool:
+        self.commands.close(conn, "cannot_publish")
+        return False
+
+    def _done_late(self, conn: int, error: BaseException | None) -> None:
+        if error is not None:
+            self.on_error(error)
+            self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), CAUSES.index("callback_error"))
+        self.reactor.resume(conn)
+
+    def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
+        self.commands.close(conn, "bad_payload", f"{word} at byte {offset}")
+
+    # Ends.
+
+    def on_too_slow(self, conn: int, session: object) -> bytes:
+        times = self._slow.count(self.reactor.address(conn) or "")
+        return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
+
+    def on_closed(self, conn: int, session: object, cause: int) -> None:
+        log.debug("session ended: %s", CAUSES[cause] if cause < len(CAUSES) else cause)
+
+    def on_error(self, error: BaseException) -> None:
+        log.error("an event of one connection failed", exc_info=error)
+
+    def close_all(self, word: str) -> int:
+        """Closes every session with the code of `word`, and turns every unfinished handshake away."""
+        return self.reactor.close_all(
+            close_payload(BY_WORD[word]), CAUSE_OF[word], problem(503, "this server process ends", word)
+        )
+
+    def cancel_all(self) -> None:
+        self._driver.cancel_all()

@@ -1,0 +1,171 @@
+"""From a request head to a session: path, origin, offer, identity, permissions, joins, answer.
+
+The gateway calls `open` for each upgrade. The decision may wait (an identity that has to be asked for); the connection then stands
+still, and whoever comes back finds it by its id or not at all.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from broker.auth.origin import OriginRule
+from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
+from broker.gateway.session import Session, sender_member
+from broker.native._reactor import Reactor
+from broker.native._request import Request
+from broker.node import Node
+from broker.protocol import events
+from broker.protocol.close_codes import BY_WORD, CloseCode
+from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, read_offer
+
+FORMAT_RAW, FORMAT_JSON = 0, 1
+
+# What a refusal for each reason is in HTTP, for clients that can read a status.
+_STATUS = {"bad_offer": 400, "not_authenticated": 401, "not_permitted": 403}
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    """Who the connection is, and per channel asked for: None = allowed, else a word of ERRORS."""
+
+    user: str | None = None
+    refused: dict[str, str] = {}
+
+
+class Denied(Exception):
+    """No session for this connection; `word` of the close codes."""
+
+    def __init__(self, word: str, text: str | None = None) -> None:
+        self.word = word
+        self.text = text
+        super().__init__(word)
+
+
+class Authority(Protocol):
+    """Decides who a connection is and which channels of its offer it may have. May wait."""
+
+    async def admit(self, request: Request, offer: Offer) -> Grant:
+        """Raises Denied."""
+
+
+class Everybody:
+    """The authority of --dev: anonymous, and everything is allowed."""
+
+    async def admit(self, request: Request, offer: Offer) -> Grant:
+        return _EVERYTHING
+
+
+_EVERYTHING = Grant()
+
+
+class Opening:
+    def __init__(
+        self,
+        reactor: Reactor,
+        node: Node,
+        authority: Authority,
+        origins: OriginRule,
+        refusals: Refusals,
+        rules: OfferRules,
+        hello_limits: events.Limits,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._reactor = reactor
+        self._node = node
+        self._authority = authority
+        self._origins = origins
+        self._refusals = refusals
+        self._rules = rules
+        self._hello_limits = hello_limits
+        self._heartbeat_seconds = heartbeat_seconds
+
+    def origin_allowed(self, request: Request) -> bool:
+        return self._origins.allows(request.origin)
+
+    async def open(self, conn: int, request: Request) -> None:
+        """Answers the upgrade, now or after waiting."""
+        try:
+            offer = read_offer(request.offer, request.query, self._rules)
+        except OfferError as error:
+            self._refuse(conn, request, BY_WORD["bad_offer"], f"offer[{error.index}]: {error.text}", error.answer)
+            return
+        try:
+            grant = await self._authority.admit(request, offer)
+            if offer.format == "json":
+                self._open_json(conn, request, offer, grant)
+            else:
+                self._open_raw(conn, request, offer, grant)
+        except Denied as denied:
+            self._refuse(conn, request, BY_WORD[denied.word], denied.text, offer.answer)
+
+    def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:
+        cause = CAUSE_OF[row.word]
+        address = self._reactor.address(conn)
+        if self._refusals.readable(request.origin, request.offer is not None, answer, address):
+            assert request.accept is not None, "only valid upgrades come here"
+            self._reactor.hold(
+                conn, request.accept, answer, close_payload(row, text=text), cause, self._refusals.hold_seconds()
+            )
+        else:
+            self._reactor.respond(conn, problem(_STATUS[row.word], text or row.text, row.word), cause)
+
+    def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
+        """All or nothing: a raw page cannot be told about single channels."""
+        for asked in offer.channels:
+            if asked.name in grant.refused:
+                raise Denied("not_permitted", f"offer[{asked.index}]: not allowed for this connection")
+        target = _target(offer.channels)
+        channels = [(asked, self._node.channel(asked.name)) for asked in offer.channels]
+        session = None
+        if not self._node.direct or grant.user is not None:
+            session = self._session(conn, grant, json=False)
+            if session is None:
+                return
+            session.target = next((channel for asked, channel in channels if asked is target), None)
+        assert request.accept is not None, "only valid upgrades come here"
+        sender = session.sender if session is not None else None
+        if not self._reactor.open(conn, request.accept, offer.answer, FORMAT_RAW, session, sender):
+            return
+        for asked, channel in channels:
+            self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=asked is target)
+
+    def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
+        """Connects with what is allowed; refuses only if nothing is."""
+        if offer.channels and all(asked.name in grant.refused for asked in offer.channels):
+            raise Denied("not_permitted")
+        session = self._session(conn, grant, json=True)
+        assert request.accept is not None, "only valid upgrades come here"
+        if session is None or not self._reactor.open(conn, request.accept, offer.answer, FORMAT_JSON, session):
+            return
+        states = [self._join(conn, asked, grant) for asked in offer.channels]
+        self._reactor.send(
+            conn, events.hello(session.id, session.user, states, self._hello_limits, self._heartbeat_seconds)
+        )
+
+    def _join(self, conn: int, asked: ChannelRequest, grant: Grant) -> events.ChannelState:
+        word = grant.refused.get(asked.name)
+        if word is not None:
+            return events.ChannelState(asked.name, asked.index, error=events.channel_error(word))
+        self._node.subscribe(conn, self._node.channel(asked.name), receives=asked.direction != "send", sends=False)
+        return joined(asked)
+
+    def _session(self, conn: int, grant: Grant, *, json: bool) -> Session | None:
+        session_id = self._reactor.session_id(conn)
+        if session_id is None:  # gone while the authority decided
+            return None
+        return Session(session_id, json, sender_member(session_id, grant.user), grant.user)
+
+
+def joined(asked: ChannelRequest) -> events.ChannelState:
+    """A channel that was joined. There is no history yet, so nothing that was asked for can have been recovered."""
+    recovered = False if asked.since is not None or asked.last is not None else None
+    return events.ChannelState(asked.name, asked.index, recovered=recovered)
+
+
+def _target(channels: tuple[ChannelRequest, ...]) -> ChannelRequest | None:
+    """Where a raw connection publishes: its only channel unless that is marked recv, of several the one marked send or both."""
+    if len(channels) == 1:
+        return channels[0] if channels[0].direction != "recv" else None
+    marked = [asked for asked in channels if asked.direction in ("send", "both")]
+    if len(marked) > 1:
+        raise Denied("bad_offer", f"offer[{marked[1].index}]: only one channel may be marked send or both")
+    return marked[0] if marked else None

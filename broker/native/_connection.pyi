@@ -1,0 +1,3 @@
+CAUSES: tuple[str, ...]
+FIRST_POLICY_CAUSE_INDEX: int
+CONNECTION_BYTES: int

@@ -1,0 +1,49 @@
+"""Names and meanings of the counters that the native core increments.
+
+The table is one writable buffer of ``COUNTERS`` native u64, handed to the reactor by whoever owns it (a worker, later a row of a
+shared page), so that another process can read it while this one runs and after this one died. Names starting with ``n_`` only
+grow; those starting with ``g_`` are gauges.
+"""
+
+TABLE = (
+    ("n_accepted", "TCP connections accepted"),
+    ("n_accept_pauses", "pauses of accept for want of file descriptors or memory"),
+    ("n_refused_full", "connections answered 503 because the worker holds max_connections"),
+    ("n_requests", "request heads read whole"),
+    ("n_opened", "sessions opened: 101 answered"),
+    ("n_refused_http", "requests answered with an HTTP status other than 101"),
+    ("n_refused_close", "refusals that were accepted with 101 and closed with a readable code"),
+    ("n_bytes_read", "bytes read from clients"),
+    ("n_bytes_written", "bytes taken by the kernel for clients"),
+    ("n_writes", "send calls that took at least one byte"),
+    ("n_messages_received", "whole data messages received"),
+    ("n_messages_discarded", "data messages that arrived after their connection was refused or closing"),
+    ("n_published", "ledger: messages accepted at the publish edge"),
+    ("n_sequenced", "ledger: messages the engine gave their place in the channel's order"),
+    ("n_offered", "ledger: deliveries, one for each message and each subscription that was due it"),
+    ("n_written", "ledger: deliveries whose last byte the kernel took"),
+    ("n_dropped_oldest", "ledger: deliveries given up by policy drop_oldest"),
+    ("n_dropped_newest", "ledger: deliveries given up by policy drop_newest"),
+    ("n_dropped_latest", "ledger: deliveries replaced by a newer one under policy latest"),
+    ("n_discarded", "ledger: deliveries given up because their connection closed"),
+    ("n_frames_encoded", "frames encoded for fan-out: one for each message and variant in use"),
+    ("n_pongs_coalesced", "pings answered only by the pong of a later ping"),
+    ("n_flushes", "flush slices run"),
+    ("n_input_pauses", "times reading from a connection was paused"),
+    ("n_memory_evictions", "connections closed to keep the worker within memory_bytes"),
+    ("n_callback_errors", "exceptions raised by Python code that a connection's event called"),
+    ("g_connections", "connections now"),
+    ("g_sessions", "open sessions now"),
+    ("g_subscriptions", "subscriptions now"),
+    ("g_channels", "channels with at least one subscription now"),
+    ("g_queued", "ledger: deliveries waiting in send queues now"),
+    ("g_blocked", "connections now whose last write was short"),
+    ("g_frames", "frames alive now"),
+    ("g_slots", "queue slots in use now"),
+    ("g_memory_bytes", "bytes of frames, slots and partial input now"),
+)
+
+NAMES = tuple(name for name, _ in TABLE) + tuple(f"n_closed_{i}" for i in range(CLOSE_CAUSES))
+FIRST_CLOSE_CAUSE = N_CLOSED
+SIZE = COUNTERS
+assert len(NAMES) == COUNTERS, "one name for each counter of the enum"

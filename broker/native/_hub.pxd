@@ -1,0 +1,70 @@
+# Channels and their subscriptions on one worker: encode once a variant, offer the shared frame to every outbox.
+from cpython.object cimport PyObject
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from broker.native._queue cimport Frame, Lane, Outbox, Outboxes, Subscription, Verdict
+
+# What a payload is, which decides its opcode in raw and its field in JSON.
+cdef enum Kind:
+    KIND_DATA = 0       # one JSON value, checked: raw text frame, JSON field "data"
+    KIND_TEXT = 1       # UTF-8: raw text frame, JSON field "text"
+    KIND_BINARY = 2     # raw binary frame, JSON field "base64"
+
+# What a channel takes (configuration `payload`).
+cdef enum Payload:
+    PAYLOAD_ANY = 0
+    PAYLOAD_JSON = 1
+    PAYLOAD_TEXT = 2
+    PAYLOAD_BINARY = 3
+
+cdef struct Entry:
+    Outbox *outbox              # BORROWED from the connection, which leaves before it is freed
+    Subscription *subscription  # BORROWED likewise
+
+cdef struct Channel:
+    PyObject *name              # OWNED bytes
+    const uint8_t *text         # BORROWED: its characters
+    uint32_t text_size
+    Entry *entries              # OWNED; those that receive
+    uint32_t count
+    uint32_t capacity
+    uint32_t ties               # subscriptions of any kind; at 0 the channel goes
+    uint32_t start              # where the next fan-out begins, so that nobody is always last
+    uint8_t policy
+    uint8_t payload
+
+cdef struct Message:
+    Channel *channel
+    const uint8_t *payload      # BORROWED until publish returns
+    size_t size
+    const uint8_t *extra        # BORROWED: more members of the JSON envelope, each with its leading comma
+    size_t extra_size
+    uint8_t kind
+
+# How the hub reaches sockets without knowing them; set by the reactor.
+cdef struct Transport:
+    void *owner
+    void (*flush_now)(void *owner, Outbox *box) noexcept nogil      # one write; may set box.blocked or box.closed
+    void (*too_slow)(void *owner, Outbox *box) noexcept nogil       # the queue is full and may not lose: closes the connection, later
+    void (*relieve)(void *owner) noexcept nogil                     # the worker is over its memory
+
+cdef enum:
+    BULK_FROM = 1000            # a fan-out of more goes to the bulk lane
+
+cdef class Hub:
+    cdef dict channels                  # bytes -> int (address of the Channel)
+    cdef Outboxes all
+    cdef Transport transport
+    cdef uint64_t memory_bytes
+    cdef object counters_owner
+    cdef public object wake                    # called when a publish left something to flush
+    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL
+    cdef Channel *find(self, bytes name)
+    cdef void untie(self, Channel *channel)
+    cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1
+    cdef void leave(self, Subscription *subscription)
+    cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
+    cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil
+    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1
+    cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil

@@ -1,0 +1,341 @@
+"""Fan-out: one message to every subscription of a channel.
+
+The node publishes through it, the reactor joins and leaves connections. A message is encoded once for each variant (format) that
+is in use, and each outbox gets a reference. A full queue is flushed before its policy is asked, and the policy is asked only on
+a blocked connection: acting before having tried to write would cut healthy readers of a busy publisher.
+
+During a fan-out nothing leaves a channel and no Python runs; connections that have to go are marked and go later.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memmove, memset
+
+from broker.native._counters cimport (
+    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED, N_SEQUENCED,
+)
+from broker.native._frames cimport frame_header
+from broker.native._json cimport base64_size, base64_write, json_string_size, json_string_write
+from broker.native._queue cimport (
+    FORMAT_JSON, FORMAT_RAW, FORMATS, Frame, LANE_BULK, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_LATEST, Subscription,
+    VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, outbox_fits,
+    outbox_make_room, outbox_push,
+)
+
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *time)
+    enum:
+        CLOCK_REALTIME
+
+
+# The JSON envelope. Shapes: docs/protocol.md, events `message` and `gap`.
+
+cdef inline uint8_t *_put(uint8_t *out, const char *text, size_t size) noexcept nogil:
+    memcpy(out, text, size)
+    return out + size
+
+
+cdef uint8_t *_put_number(uint8_t *out, uint64_t value) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef int n = 0
+    while True:
+        digits[n] = 48 + value % 10
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    while n:
+        n -= 1
+        out[0] = digits[n]
+        out += 1
+    return out
+
+
+cdef uint64_t _now_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+cdef Frame *_sealed(Outboxes *all, const Message *message) noexcept nogil:
+    """The JSON variant: {"type":"message","channel":...,"data"|"text"|"base64":...,"time":ms,...extra}."""
+    cdef uint8_t *out
+    cdef Frame *frame
+    cdef size_t body = message.size, size
+    if message.kind == KIND_TEXT:
+        body = json_string_size(message.payload, message.size)
+    elif message.kind == KIND_BINARY:
+        body = base64_size(message.size) + 2
+    size = 28 + json_string_size(message.channel.text, message.channel.text_size) + 10 + body + 8 + 20 + message.extra_size + 1    # an upper bound; cut below
+    frame = frame_new(all, 10 + size)
+    if frame == NULL:
+        return NULL
+    out = frame.data + 10
+    out = _put(out, b'{"type":"message","channel":', 28)
+    out = json_string_write(out, message.channel.text, message.channel.text_size)
+    if message.kind == KIND_DATA:
+        out = _put(out, b',"data":', 8)
+        out = _put(out, <const char *>message.payload, message.size)
+    elif message.kind == KIND_TEXT:
+        out = _put(out, b',"text":', 8)
+        out = json_string_write(out, message.payload, message.size)
+    else:
+        out = _put(out, b',"base64":"', 11)
+        out = base64_write(out, message.payload, message.size)
+        out = _put(out, b'"', 1)
+    out = _put(out, b',"time":', 8)
+    out = _put_number(out, _now_ms())
+    out = _put(out, <const char *>message.extra, message.extra_size)
+    out = _put(out, b'}', 1)
+    return _framed(all, frame, out)
+
+
+cdef Frame *_framed(Outboxes *all, Frame *frame, uint8_t *end) noexcept nogil:
+    """Puts the frame header before text that was written from data + 10 on, and sets the true size."""
+    cdef uint8_t head[10]
+    cdef size_t size = end - (frame.data + 10)
+    cdef size_t head_size = frame_header(head, 1, size)
+    if head_size < 10:
+        memmove(frame.data + head_size, frame.data + 10, size)
+    memcpy(frame.data, head, head_size)
+    all.physical -= frame.size - <uint32_t>(head_size + size)
+    frame.size = <uint32_t>(head_size + size)
+    return frame
+
+
+cdef Frame *_render_gap(Outboxes *all, Subscription *subscription) noexcept nogil:
+    """{"type":"gap","channel":...,"missed":n}; nothing once the subscription is gone: the client has unsubscribed."""
+    cdef Channel *channel = <Channel *>subscription.channel
+    cdef Frame *frame
+    cdef uint8_t *out
+    if channel == NULL:
+        return NULL
+    frame = frame_new(all, 10 + 24 + json_string_size(channel.text, channel.text_size) + 10 + 20 + 1)
+    if frame == NULL:
+        return NULL
+    out = _put(frame.data + 10, b'{"type":"gap","channel":', 24)
+    out = json_string_write(out, channel.text, channel.text_size)
+    out = _put(out, b',"missed":', 10)
+    out = _put_number(out, subscription.missed)
+    out = _put(out, b'}', 1)
+    return _framed(all, frame, out)
+
+
+cdef Frame *_encode(Outboxes *all, uint8_t format, const Message *message) noexcept nogil:
+    all.counters[N_FRAMES_ENCODED] += 1
+    if format == FORMAT_JSON:
+        return _sealed(all, message)
+    return frame_message(all, 2 if message.kind == KIND_BINARY else 1, message.payload, message.size)
+
+
+cdef class Hub:
+    """Channels of one worker. `counters` is a writable buffer of COUNTERS u64 and outlives the hub.
+
+    max_bytes, max_messages bound each send queue; memory_bytes bounds frames, slots and partial input of the whole worker.
+    """
+
+    def __cinit__(self, counters, uint32_t max_bytes, uint32_t max_messages, uint64_t memory_bytes):
+        cdef uint64_t[::1] table = memoryview(counters).cast("B").cast("Q")
+        if table.shape[0] < COUNTERS:
+            raise ValueError(f"counters: {table.shape[0]} numbers, {COUNTERS} are needed")
+        self.counters_owner = table
+        self.channels = {}
+        memset(&self.all, 0, sizeof(self.all))
+        memset(&self.transport, 0, sizeof(self.transport))
+        self.all.counters = &table[0]
+        self.all.max_bytes = max_bytes
+        self.all.max_messages = max_messages
+        self.all.render_gap = _render_gap
+        self.memory_bytes = memory_bytes
+        self.wake = None
+
+    def __dealloc__(self):
+        cdef Channel *channel
+        for address in self.channels.values():      # only if connections outlived the hub, which the reactor prevents
+            channel = <Channel *><size_t>address
+            free(channel.entries)
+            Py_DECREF(<object>channel.name)
+            free(channel)
+
+    cdef Channel *find(self, bytes name):
+        address = self.channels.get(name)
+        return NULL if address is None else <Channel *><size_t>address
+
+    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL:
+        """The channel, made if it does not exist; it goes with its last tie."""
+        cdef Channel *channel = self.find(name)
+        if channel != NULL:
+            return channel
+        channel = <Channel *>calloc(1, sizeof(Channel))     # freed by untie
+        if channel == NULL:
+            raise MemoryError
+        channel.name = <PyObject *>name
+        Py_INCREF(name)                                     # released by untie
+        channel.text = <const uint8_t *>PyBytes_AS_STRING(name)
+        channel.text_size = <uint32_t>PyBytes_GET_SIZE(name)
+        channel.policy = policy
+        channel.payload = payload
+        self.channels[name] = <size_t>channel
+        self.all.counters[G_CHANNELS] += 1
+        return channel
+
+    cdef void untie(self, Channel *channel):
+        if channel.ties:
+            return
+        name = <object>channel.name
+        del self.channels[name]
+        Py_DECREF(name)
+        free(channel.entries)
+        free(channel)
+        self.all.counters[G_CHANNELS] -= 1
+
+    cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1:
+        cdef uint32_t capacity
+        cdef Entry *entries
+        if receives:
+            if channel.count == channel.capacity:
+                capacity = channel.capacity * 2 if channel.capacity else 1
+                entries = <Entry *>realloc(channel.entries, capacity * sizeof(Entry))   # freed by untie
+                if entries == NULL:
+                    raise MemoryError
+                channel.entries = entries
+                channel.capacity = capacity
+            channel.entries[channel.count].outbox = box
+            channel.entries[channel.count].subscription = subscription
+            subscription.index = channel.count
+            channel.count += 1
+        subscription.channel = channel
+        subscription.policy = channel.policy
+        subscription.receives = receives
+        channel.ties += 1
+        self.all.counters[G_SUBSCRIPTIONS] += 1
+        return 0
+
+    cdef void leave(self, Subscription *subscription):
+        """Takes a subscription out of its channel, which goes if that was its last. Never during a fan-out."""
+        cdef Channel *channel = <Channel *>subscription.channel
+        cdef Entry *entries
+        if subscription.receives:
+            channel.count -= 1
+            channel.entries[subscription.index] = channel.entries[channel.count]
+            channel.entries[subscription.index].subscription.index = subscription.index
+            if channel.capacity > 64 and channel.count * 4 < channel.capacity:
+                entries = <Entry *>realloc(channel.entries, (channel.capacity // 2) * sizeof(Entry))
+                if entries != NULL:
+                    channel.entries = entries
+                    channel.capacity //= 2
+        channel.ties -= 1
+        self.all.counters[G_SUBSCRIPTIONS] -= 1
+        self.untie(channel)
+
+    cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil:
+        """A queue that is full, or that conflates: flush it if it is not blocked, then ask its policy."""
+        if not box.blocked:
+            self.transport.flush_now(self.transport.owner, box)
+            if box.closed:
+                return VERDICT_DROPPED
+            if outbox_fits(&self.all, box, size):
+                return VERDICT_PUSH
+        return outbox_make_room(&self.all, box, subscription, size)
+
+    cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil:
+        cdef Outbox *box = entry.outbox
+        cdef Subscription *subscription = entry.subscription
+        cdef Verdict verdict = VERDICT_PUSH
+        if not outbox_fits(&self.all, box, frame.size) or (box.blocked and subscription.policy == POLICY_LATEST and subscription.live):
+            verdict = self._admit(box, subscription, frame.size)
+            if box.closed:
+                self.all.counters[N_DISCARDED] += 1
+                return
+        if verdict == VERDICT_PUSH and not outbox_push(&self.all, box, frame, subscription):
+            verdict = VERDICT_DISCONNECT        # no memory for the queue: say so by closing, never by a silent hole
+        if verdict == VERDICT_DISCONNECT:
+            self.all.counters[N_DISCARDED] += 1
+            self.transport.too_slow(self.transport.owner, box)
+        elif not box.blocked and box.lane == 0:
+            lane_mark(&self.all, box, lane)
+
+    cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil:
+        """Offers a message to every subscription of its channel but one. Returns how many it was offered to, -1 = no memory."""
+        cdef Channel *channel = message.channel
+        cdef Frame *variants[FORMATS]
+        cdef Frame *frame
+        cdef uint32_t i, place, count = channel.count
+        cdef int64_t offers = 0
+        cdef Entry *entry
+        cdef Lane lane = LANE_BULK if count > BULK_FROM else LANE_SMALL
+        variants[FORMAT_RAW] = variants[FORMAT_JSON] = NULL
+        place = channel.start if channel.start < count else 0
+        channel.start = place + 1
+        for i in range(count):
+            entry = &channel.entries[place]
+            place += 1
+            if place == count:
+                place = 0
+            if entry.outbox.closed or entry.outbox == except_box:
+                continue
+            frame = variants[entry.outbox.format]
+            if frame == NULL:
+                frame = variants[entry.outbox.format] = _encode(&self.all, entry.outbox.format, message)
+                if frame == NULL:
+                    offers = -1
+                    break
+            offers += 1
+            self._offer(entry, frame, lane)
+        if offers > 0:
+            self.all.counters[N_OFFERED] += <uint64_t>offers
+        for i in range(FORMATS):
+            if variants[i] != NULL:
+                frame_release(&self.all, variants[i])
+        if self.all.physical > self.memory_bytes:
+            self.transport.relieve(self.transport.owner)
+        return offers
+
+    def publish(self, bytes name, uint8_t kind, bytes payload, bytes extra=b""):
+        """Delivers a validated, sequenced payload to every subscription of the channel here; returns their number.
+
+        `extra` is more members of the JSON envelope, each with its leading comma. Raises MemoryError if it could not be encoded.
+        """
+        return self.publish_except(name, kind, payload, extra, NULL)
+
+    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1:
+        cdef Message message
+        cdef int64_t offers = 0
+        message.channel = self.find(name)
+        self.all.counters[N_PUBLISHED] += 1
+        self.all.counters[N_SEQUENCED] += 1
+        if message.channel == NULL:
+            return 0
+        message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
+        message.size = <size_t>PyBytes_GET_SIZE(payload)
+        message.extra = <const uint8_t *>PyBytes_AS_STRING(extra)
+        message.extra_size = <size_t>PyBytes_GET_SIZE(extra)
+        message.kind = kind
+        offers = self.deliver(&message, except_box)
+        if offers < 0:
+            raise MemoryError
+        if self.wake is not None:
+            self.wake()
+        return offers
+
+    def subscribers(self, bytes name):
+        """Receiving subscriptions of a channel on this worker."""
+        cdef Channel *channel = self.find(name)
+        return 0 if channel == NULL else channel.count
+
+    def names(self):
+        """Names of the channels that have a subscription here."""
+        return list(self.channels)
+
+    @property
+    def memory(self):
+        """Bytes of frames and rings alive."""
+        return self.all.physical

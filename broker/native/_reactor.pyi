@@ -1,0 +1,98 @@
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from broker.native._hub import Hub
+from broker.native._request import Request
+
+class Handler(Protocol):
+    """What the reactor calls, from the loop of the turn and never inside a fan-out or flush.
+
+    Whatever a method raises closes that connection with 1011, is given to on_error and counted; the turn goes on. Methods must not
+    block. `conn` is the connection's id: it stays valid to pass after the connection is gone, verbs then return False or None.
+    """
+
+    def on_request(self, conn: int, request: Request) -> None:
+        """A request head has come (status 101, 200 or a refusal). Answer now or later: open, hold or respond."""
+
+    def on_malformed(self, conn: int, status: int) -> None:
+        """The bytes are no request head; answer with respond."""
+
+    def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
+        """A message that the reactor does not publish by itself. True = the command goes on later: input waits for resume."""
+
+    def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
+        """A raw message does not fit its channel's payload kind."""
+
+    def on_too_slow(self, conn: int, session: object) -> bytes:
+        """A queue is full and its policy is disconnect. Returns the Close payload."""
+
+    def on_closed(self, conn: int, session: object, cause: int) -> None:
+        """A connection that was given a session has ended."""
+
+    def on_error(self, error: BaseException) -> None:
+        """A method above raised."""
+
+class Reactor:
+    def __init__(
+        self,
+        hub: Hub,
+        handler: Handler,
+        closes: Sequence[bytes],
+        call_soon: Callable[[Callable[[], None]], object],
+        *,
+        max_head_bytes: int,
+        max_headers: int,
+        max_message_bytes: int,
+        max_fragments: int,
+        max_connections: int,
+        max_json_depth: int,
+        read_pass_messages: int,
+        read_pass_offers: int,
+        handshake_seconds: float,
+        message_seconds: float,
+        ping_seconds: float,
+        ping_jitter: float,
+        pong_seconds: float,
+        write_seconds: float,
+        close_seconds: float,
+        linger_seconds: float,
+        text_ping: bool = True,
+        direct: bool = True,
+    ) -> None: ...
+    def fileno(self) -> int: ...
+    def turn(self) -> None: ...
+    def listen(self, fd: int, notsent_lowat_bytes: int) -> None: ...
+    def stop_accepting(self) -> None: ...
+    def close_all(self, payload: bytes, cause: int, response: bytes) -> int: ...
+    def destroy(self) -> None: ...
+    def advance(self, seconds: float) -> None: ...
+    def open(
+        self,
+        conn: int,
+        accept: bytes,
+        protocol: bytes | None,
+        format: int,
+        session: object = None,
+        sender: bytes | None = None,
+    ) -> bool: ...
+    def hold(
+        self, conn: int, accept: bytes, protocol: bytes | None, payload: bytes, cause: int, seconds: float
+    ) -> bool: ...
+    def respond(self, conn: int, response: bytes, cause: int) -> bool: ...
+    def send(self, conn: int, payload: bytes) -> bool: ...
+    def close(self, conn: int, payload: bytes, cause: int) -> bool: ...
+    def resume(self, conn: int) -> bool: ...
+    def subscribe(self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool) -> bool: ...
+    def unsubscribe(self, conn: int, name: bytes) -> bool: ...
+    def subscriptions(self, conn: int) -> list[bytes]: ...
+    def publish(self, conn: int, name: bytes, kind: int, payload: bytes, extra: bytes, echo: bool) -> int: ...
+    def session_id(self, conn: int) -> str | None: ...
+    def address(self, conn: int) -> str | None: ...
+    def session(self, conn: int) -> object: ...
+    def state(self, conn: int) -> str | None: ...
+    @property
+    def connections(self) -> int: ...
+    @property
+    def accepting(self) -> bool: ...
+    @property
+    def settled(self) -> bool: ...

@@ -1,0 +1,105 @@
+"""The verbs of one worker: publish, subscribe, unsubscribe.
+
+Called by the gateway (and by whatever else lets somebody publish). It holds what is true of a channel, whoever asks: which
+payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows no socket.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from broker.auth.patterns import PatternTable
+from broker.config.schema import ChannelPolicy
+from broker.engine.base import Engine, Publication, Receipt
+from broker.native._json import PROBLEMS, check
+from broker.native._queue import POLICIES
+from broker.native._reactor import Reactor
+
+KIND_JSON, KIND_TEXT, KIND_BINARY = 0, 1, 2
+PAYLOADS = ("any", "json", "text", "binary")
+
+# How many channel names keep their settings at hand; beyond it the table starts anew, which costs one look-up each.
+CACHED_CHANNELS = 65_536
+
+_PROBLEM_TEXTS = dict(PROBLEMS.values())
+
+
+class Channel(msgspec.Struct, frozen=True, gc=False):
+    """What holds for one channel, in the numbers of the native core."""
+
+    name: bytes
+    policy: int
+    payload: int
+
+
+class PayloadError(Exception):
+    """A payload that could not be delivered in every format, or that its channel does not take. `word` of ERRORS."""
+
+    def __init__(self, word: str, text: str | None = None) -> None:
+        self.word = word
+        self.text = text
+        super().__init__(text or word)
+
+
+class Node:
+    def __init__(
+        self,
+        reactor: Reactor,
+        engine: Callable[[Callable[[Publication], int]], Engine],
+        channels: dict[str, ChannelPolicy],
+        max_json_depth: int,
+    ) -> None:
+        self._reactor = reactor
+        self._engine = engine(self._deliver)
+        self._patterns = PatternTable(channels)
+        self._known: dict[str, Channel] = {}
+        self._max_json_depth = max_json_depth
+
+    @property
+    def direct(self) -> bool:
+        """Whether the native core may publish raw messages by itself."""
+        return self._engine.direct
+
+    def channel(self, name: str) -> Channel:
+        """Settings of a channel; the name is checked already."""
+        known = self._known.get(name)
+        if known is None:
+            if len(self._known) >= CACHED_CHANNELS:
+                self._known.clear()
+            policy = self._patterns.match(name) or ChannelPolicy()
+            known = Channel(name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload))
+            self._known[name] = known
+        return known
+
+    def publish(
+        self, channel: Channel, kind: int, payload: bytes, extra: bytes = b"", conn: int = 0, echo: bool = True
+    ) -> Receipt | Awaitable[Receipt]:
+        """Checks the payload once, for every variant, and hands it to the engine. Raises PayloadError, EngineError.
+
+        The caller has decoded text from UTF-8 or encodes it now: `payload` of kind text is valid UTF-8.
+        """
+        if channel.payload and channel.payload - 1 != kind:
+            raise PayloadError("wrong_payload_kind", f"the channel takes {PAYLOADS[channel.payload]} payloads only")
+        if kind == KIND_JSON:
+            problem = check(payload, self._max_json_depth)
+            if problem is not None:
+                raise PayloadError("bad_payload", _PROBLEM_TEXTS[problem[0]])
+        return self._engine.publish(Publication(channel.name, kind, payload, extra, conn, echo))
+
+    def subscribe(self, conn: int, channel: Channel, *, receives: bool, sends: bool) -> bool:
+        """Joins; False = the connection is gone, or is subscribed already."""
+        return self._reactor.subscribe(conn, channel.name, channel.policy, channel.payload, receives, sends)
+
+    def unsubscribe(self, conn: int, name: str) -> bool:
+        """Leaves; False = was not subscribed."""
+        return self._reactor.unsubscribe(conn, name.encode())
+
+    def _deliver(self, publication: Publication) -> int:
+        return self._reactor.publish(
+            publication.conn,
+            publication.channel,
+            publication.kind,
+            publication.payload,
+            publication.extra,
+            publication.echo,
+        )

@@ -1,0 +1,67 @@
+"""The listening sockets: opened once, before anything serves, and handed to whoever accepts.
+
+Each worker has its own, all with SO_REUSEPORT. Because that option would let a second broker share the port in silence, the port is
+first bound without it: whoever holds it, with the option or without, makes that fail.
+"""
+
+import errno
+import os
+import socket
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the text says why and what to do."""
+
+
+def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[socket.socket]:
+    """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all. Raises ListenError."""
+    family, address = _resolve(host, port)
+    try:
+        if port:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                # Without SO_REUSEADDR connections that just ended would hold the port (TIME_WAIT); with it only a listener does.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                _only_ipv6(probe)
+                probe.bind(address)
+                probe.listen(1)
+        opened: list[socket.socket] = []
+        for _ in range(count):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            opened.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _only_ipv6(listener)
+            listener.bind(address)
+            listener.listen(backlog)
+            listener.setblocking(False)
+            address = listener.getsockname()
+    except OSError as error:
+        raise ListenError(_explain(host, port, error)) from None
+    return opened
+
+
+def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ListenError(f"{host}: no such address here ({error.strerror})") from None
+    family, _, _, _, address = found[0]
+    return family, address
+
+
+def _only_ipv6(listener: socket.socket) -> None:
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _explain(host: str, port: int, error: OSError) -> str:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port with --listen"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: this machine has no such address"
+    if error.errno == errno.EACCES:
+        return f"{where}: not allowed to bind a port below 1024; take a higher one, or give the service CAP_NET_BIND_SERVICE"
+    return f"{where}: {os.strerror(error.errno or 0)}"

@@ -1,0 +1,128 @@
+"""One worker, put together: configuration to objects, run, drain. No logic of its own.
+
+Called by the command line with listening sockets. Returns the exit status when it was told to end (SIGTERM, SIGINT) and every
+connection has been closed, or the time for that is over.
+"""
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+import msgspec
+import uvloop
+
+from broker.auth.origin import OriginRule
+from broker.config.schema import Config
+from broker.engine.memory import MemoryEngine
+from broker.gateway.commands import Commands
+from broker.gateway.gateway import Gateway
+from broker.gateway.opening import Everybody, Opening
+from broker.gateway.refusals import Refusals, native_closes, response
+from broker.native import _counters
+from broker.native._hub import Hub
+from broker.native._reactor import Reactor
+from broker.node import Node
+from broker.protocol.events import Limits as HelloLimits
+from broker.protocol.names import NameRule
+from broker.protocol.offer import OfferRules
+from broker.web.pages import load_pages
+
+# File descriptors kept for everything that is not a client: listeners, poller, logs, links.
+RESERVED_FDS = 64
+DRAIN_POLL_SECONDS = 0.02
+
+
+class Worker:
+    """Built inside a running loop; `start` accepts, `drain` ends."""
+
+    def __init__(self, config: Config, listeners: Sequence[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        limits = config.limits
+        pages = load_pages() if config.server.dev else {}
+        rules = OfferRules(
+            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+        )
+        self._config = config
+        self._loop = loop
+        self._listeners = listeners
+        self.counters = bytearray(8 * _counters.SIZE)
+        self.gateway = Gateway({path.encode(): response(200, page.body, page.headers) for path, page in pages.items()})
+        self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
+        settings = {**msgspec.structs.asdict(limits), "max_connections": max_connections(limits.max_connections)}
+        self.reactor = Reactor(
+            self.hub, self.gateway, native_closes(), loop.call_soon, text_ping=config.server.text_ping, **settings
+        )
+        self.node = Node(self.reactor, MemoryEngine, config.channels, limits.max_json_depth)
+        self.gateway.reactor = self.reactor
+        self.gateway.commands = Commands(self.reactor, self.node, rules)
+        self.gateway.opening = Opening(
+            self.reactor,
+            self.node,
+            Everybody(),
+            OriginRule(config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin),
+            Refusals(
+                config.server.refusal,
+                limits.refusals_per_address_per_minute,
+                limits.refusal_hold_min_seconds,
+                limits.refusal_hold_max_seconds,
+            ),
+            rules,
+            HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
+            limits.ping_seconds,
+        )
+
+    def start(self) -> None:
+        self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
+        for listener in self._listeners:
+            self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
+
+    async def drain(self, hasten: asyncio.Event) -> None:
+        """Stops accepting, closes every session with 1001, waits until all is written or the close deadlines have passed."""
+        self.reactor.stop_accepting()
+        for listener in self._listeners:
+            listener.close()
+        self.gateway.close_all("going_away")
+        limits = self._config.limits
+        until = self._loop.time() + limits.close_seconds + limits.linger_seconds + 1
+        while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        self.gateway.cancel_all()
+        self._loop.remove_reader(self.reactor.fileno())
+        self.reactor.destroy()
+
+
+def max_connections(configured: int) -> int:
+    """What the limit of file descriptors leaves, which is raised as far as the system lets it; or less, if configured."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1_048_576
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, hard - RESERVED_FDS)
+    return min(configured, possible) if configured else possible
+
+
+async def serve(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for."""
+    loop = asyncio.get_running_loop()
+    stop, hasten = asyncio.Event(), asyncio.Event()
+
+    def handle_stop() -> None:
+        (hasten if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle_stop)
+    worker = Worker(config, listeners)
+    worker.start()
+    # What exists now lives as long as the process: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    ready()
+    await stop.wait()
+    await worker.drain(hasten)
+
+
+def run(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
+    uvloop.run(serve(config, listeners, ready))
