@@ -2,8 +2,8 @@
 
 ``python -m tests.fuzz.fuzz_request DIRECTORY [libFuzzer options]`` puts the seeds into the directory and fuzzes from
 there; it needs atheris, and finds most on the instrumented core that ``make fuzz`` builds. Without it the same
-``check`` runs over the same seeds, and over mutations of them, in ``test_request_corpus.py``. An input that broke something goes
-into ``corpus/request/``, named after the symptom.
+``check`` runs over the same seeds, and over mutations of them, in ``test_request_corpus.py``. An input that broke
+something goes into ``corpus/request/``, named after the symptom.
 """
 
 import importlib
