@@ -4,7 +4,7 @@ Called by the gateway (and by whatever else lets somebody publish). It holds wha
 payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows no socket.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -42,15 +42,13 @@ class PayloadError(Exception):
 
 
 class Node:
+    """The engine is the one that hands its publications back to `deliver`."""
+
     def __init__(
-        self,
-        reactor: Reactor,
-        engine: Callable[[Callable[[Publication], int]], Engine],
-        channels: dict[str, ChannelPolicy],
-        max_json_depth: int,
+        self, reactor: Reactor, engine: Engine, channels: dict[str, ChannelPolicy], max_json_depth: int
     ) -> None:
         self._reactor = reactor
-        self._engine = engine(self._deliver)
+        self._engine = engine
         self._patterns = PatternTable(channels)
         self._known: dict[str, Channel] = {}
         self._max_json_depth = max_json_depth
@@ -94,7 +92,8 @@ class Node:
         """Leaves; False = was not subscribed."""
         return self._reactor.unsubscribe(conn, name.encode())
 
-    def _deliver(self, publication: Publication) -> int:
+    def deliver(self, publication: Publication) -> int:
+        """What the engine calls, in its order. Returns the deliveries caused on this worker; only queues them."""
         return self._reactor.publish(
             publication.conn,
             publication.channel,

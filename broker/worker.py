@@ -16,10 +16,11 @@ import uvloop
 
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
+from broker.engine.base import Engine, Publication
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
-from broker.gateway.opening import Everybody, Opening
+from broker.gateway.opening import Authority, Everybody, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
@@ -36,9 +37,16 @@ DRAIN_POLL_SECONDS = 0.02
 
 
 class Worker:
-    """Built inside a running loop; `start` accepts, `drain` ends."""
+    """Built inside a running loop; `start` accepts, `drain` ends. `engine` is given the function that delivers."""
 
-    def __init__(self, config: Config, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        listeners: Sequence[socket.socket],
+        *,
+        authority: Authority | None = None,
+        engine: Callable[[Callable[[Publication], int]], Engine] = MemoryEngine,
+    ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
         pages = load_pages() if config.server.dev else {}
@@ -52,16 +60,23 @@ class Worker:
         self.gateway = Gateway({path.encode(): response(200, page.body, page.headers) for path, page in pages.items()})
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
         settings = {**msgspec.structs.asdict(limits), "max_connections": max_connections(limits.max_connections)}
+        sequencer = engine(lambda publication: self.node.deliver(publication))
         self.reactor = Reactor(
-            self.hub, self.gateway, native_closes(), loop.call_soon, text_ping=config.server.text_ping, **settings
+            self.hub,
+            self.gateway,
+            native_closes(),
+            loop.call_soon,
+            text_ping=config.server.text_ping,
+            direct=sequencer.direct,
+            **settings,
         )
-        self.node = Node(self.reactor, MemoryEngine, config.channels, limits.max_json_depth)
+        self.node = Node(self.reactor, sequencer, config.channels, limits.max_json_depth)
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            Everybody(),
+            authority or Everybody(),
             OriginRule(config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin),
             Refusals(
                 config.server.refusal,
