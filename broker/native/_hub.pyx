@@ -7,6 +7,7 @@ a blocked connection: acting before having tried to write would cut healthy read
 During a fan-out nothing leaves a channel and no Python runs; connections that have to go are marked and go later.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -136,6 +137,7 @@ cdef Frame *_encode(Outboxes *all, uint8_t format, const Message *message) noexc
     return frame_message(all, 2 if message.kind == KIND_BINARY else 1, message.payload, message.size)
 
 
+@cython.no_gc_clear     # __dealloc__ reads `channels`, which a collected cycle (worker, gateway, reactor) would have cleared before
 cdef class Hub:
     """Channels of one worker. `counters` is a writable buffer of COUNTERS u64 and outlives the hub.
 
