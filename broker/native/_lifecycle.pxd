@@ -1,65 +1,17 @@
-# How connections begin to end, and everything that is written to them: flush, deadlines, closing, graveyard.
-from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+# Ends of connections: closing, deadlines, graveyard.
+from libc.stdint cimport uint8_t, uint32_t
 
-from broker.native._connection cimport Connection, Table
-from broker.native._hub cimport Hub
-from broker.native._queue cimport Frame, Lane, Outbox, Outboxes
-from broker.native._wheel cimport Wheel
-from broker.native._writer cimport Writer
+from broker.native._connection cimport Connection
+from broker.native._output cimport Output
+from broker.native._queue cimport Frame
 
-# Deadlines in ticks.
-cdef struct Timing:
-    uint32_t handshake
-    uint32_t message
-    uint32_t ping
-    uint32_t ping_jitter
-    uint32_t pong
-    uint32_t write
-    uint32_t close
-    uint32_t linger
-
-cdef class Lifecycle:
-    cdef Hub hub
-    cdef Outboxes *all              # BORROWED from hub
-    cdef Table table
-    cdef Writer writer
-    cdef Wheel *wheel               # OWNED
-    cdef Timing timing
-    cdef int poller
-    cdef uint32_t tick
-    cdef uint64_t skew_ns           # tests move time on with it
-    cdef uint64_t started_ns
-    cdef uint64_t random
-    cdef Connection *doomed
-    cdef Connection *graves
-    cdef Frame *ping_frames[2]      # OWNED, shared by all connections, by format
-    cdef Frame *pong_text           # OWNED
-    cdef object handler             # what calls Python; see Handler in _reactor.pyi
-    cdef list closes                # cause -> close payload (code and reason)
-    cdef bint small_next
-    cdef bint input_evicted
-    cdef bint in_turn
-    cdef void _release(self)
-    cdef uint64_t now_ns(self) noexcept nogil
-    cdef uint32_t jittered(self, uint32_t ticks, uint32_t jitter) noexcept nogil
+cdef class Lifecycle(Output):
     cdef bint _passed(self, uint32_t tick) noexcept nogil
-    cdef void _evict(self, Connection *connection) noexcept nogil
     cdef void _close_slow(self, Connection *connection)
     cdef void _report(self, error)
     cdef void _expire_state(self, Connection *connection)
     cdef void _ping(self, Connection *connection)
     cdef object session_of(self, Connection *connection)
-    cdef void tell_time(self) noexcept nogil
-    cdef void arm(self, Connection *connection) noexcept nogil
-    cdef void watch(self, Connection *connection, int interest) noexcept nogil
-    cdef void mark(self, Connection *connection, Lane lane) noexcept nogil
-    cdef bint reply(self, Connection *connection, uint8_t opcode, const uint8_t *payload, size_t size) noexcept nogil
-    cdef void doom(self, Connection *connection, uint8_t cause) noexcept nogil
-    cdef void relieve(self) noexcept nogil
-    cdef void flush_connection(self, Connection *connection) noexcept nogil
-    cdef void flush_slice(self)
-    cdef bint lanes_empty(self) noexcept nogil
     cdef void leave_channels(self, Connection *connection)
     cdef void end_with(self, Connection *connection, Frame *last, uint8_t cause, bint wait_for_peer)
     cdef void close_with(self, Connection *connection, bytes payload, uint8_t cause, bint wait_for_peer)

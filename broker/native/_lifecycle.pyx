@@ -13,28 +13,22 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from broker.native._connection cimport (
     CAUSE_CALLBACK_ERROR, CAUSE_DECISION_TIMEOUT, CAUSE_HANDSHAKE_TIMEOUT, CAUSE_MEMORY, CAUSE_MESSAGE_TIMEOUT, CAUSE_NONE,
     CAUSE_PEER_GONE, CAUSE_PONG_TIMEOUT, CAUSE_TOO_SLOW, CAUSE_WRITE_TIMEOUT, CLOSING, Connection, DEAD, DECIDING, ENDING,
-    HEAD, HELD, OPEN, connection_deadline, connection_id, stash_free, table_free, table_remove,
+    HEAD, HELD, OPEN, connection_id, stash_free, table_remove,
 )
-from broker.native._counters cimport (
-    G_BLOCKED, G_CONNECTIONS, G_MEMORY_BYTES, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED, N_FLUSHES, N_MEMORY_EVICTIONS,
-)
+from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_MEMORY_BYTES, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
 from broker.native._frames cimport frames_free, frames_held
-from broker.native._hub cimport Channel, Hub
-from broker.native._poller cimport POLL_IN, POLL_OUT, WATCH_CHANGE, poller_close, poller_open, poller_watch
+from broker.native._poller cimport POLL_IN
 from broker.native._queue cimport (
-    FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_DISCONNECT, Subscription,
-    TAG_END, TAG_PING, WROTE_END, WROTE_PING, frame_message, frame_new, frame_release, lane_leave, lane_mark, lane_take,
-    outbox_conflate, outbox_discard, outbox_fits, outbox_free, outbox_push, outbox_slot, subscription_detach,
+    Frame, LANE_CONTROL, LANE_SMALL, Outbox, Subscription, TAG_END, TAG_PING, frame_message, frame_release, outbox_discard,
+    outbox_free, outbox_push, subscription_detach,
 )
 from broker.native._socket cimport close_socket, end_writing
-from broker.native._wheel cimport Timer, Wheel, wheel_due, wheel_init, wheel_set, wheel_stop
-from broker.native._writer cimport WROTE_ALL, WROTE_FAILED, WROTE_SHORT, WROTE_SOME, Wrote, writer_flush, writer_free, writer_init
+from broker.native._wheel cimport Timer, wheel_due, wheel_stop
 
 
 from broker.native._output cimport Output

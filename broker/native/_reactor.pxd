@@ -1,66 +1,16 @@
-# The reactor: accepts, reads, parses, and gives the rest of the broker its verbs. Its poller is one file descriptor of the event loop.
-from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+# The turn of the reactor and the verbs that the rest of the broker calls. Its poller is one file descriptor of the event loop.
+from libc.stdint cimport uint8_t, uint64_t
 
 from broker.native._connection cimport Connection
-from broker.native._frames cimport FrameLimits, Parsed
-from broker.native._hub cimport Message
-from broker.native._lifecycle cimport Lifecycle
-from broker.native._request cimport RequestLimits
+from broker.native._intake cimport Intake
 
 cdef enum:
-    MOST_LISTENERS = 64
     EVENTS = 512
-    READ_BYTES = 65536
-    TAG_LISTENER = 1        # epoll tags below 2**32 have generation 0, which no connection has: TAG_LISTENER + index
-    TAG_TICK = 1000
+    TAG_TICK = 1000         # beside TAG_LISTENER + index
 
-cdef class Reactor(Lifecycle):
-    cdef int listeners[64]
-    cdef int listener_count
-    cdef bint accept_paused
-    cdef uint32_t accept_again_tick
+cdef class Reactor(Intake):
     cdef int tick_fd
-    cdef uint32_t max_connections
-    cdef uint32_t pass_messages
-    cdef uint64_t pass_offers
-    cdef int json_depth
-    cdef bint direct                # a raw message goes from here to the hub: the engine is in this process
-    cdef bint text_ping
-    cdef FrameLimits frame_limits
-    cdef RequestLimits request_limits
-    cdef uint8_t *input             # OWNED, READ_BYTES: the one read buffer
-    cdef uint8_t entropy[4080]
-    cdef uint32_t entropy_at
-    cdef uint64_t offers            # deliveries caused since start, to bound those of one read pass
-    cdef Connection *pending        # connections whose input waits in their stash
-    cdef Connection *pending_last
-    cdef object call_soon
-    cdef object turn_method
-    cdef bint scheduled
-
     cdef Connection *find(self, uint64_t id)
-    cdef void schedule(self)
     cdef void _turn(self)
     cdef void _end_turn(self)
-    cdef void accept_some(self, int listener)
-    cdef void pause_accept(self)
-    cdef void resume_accept(self)
-    cdef void readable(self, Connection *connection)
-    cdef void receive(self, Connection *connection, uint8_t *data, size_t size)
-    cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)
-    cdef size_t take(self, Connection *connection, uint8_t *data, size_t size)
-    cdef void keep(self, Connection *connection, uint8_t *data, size_t size)
-    cdef void queue_input(self, Connection *connection)
-    cdef void run_pending(self)
-    cdef void take_stash(self, Connection *connection)
-    cdef void on_message(self, Connection *connection, Parsed *parsed)
-    cdef void publish_raw(self, Connection *connection, Parsed *parsed)
-    cdef void on_peer_close(self, Connection *connection, Parsed *parsed)
-    cdef void _release_stash(self, Connection *connection)
-    cdef void _pong(self, Connection *connection, Parsed *parsed)
-    cdef void _bad_payload(self, Connection *connection, word, size_t where)
-    cdef void _respond(self, Connection *connection, bytes response, uint8_t cause)
-    cdef void _unpause(self, Connection *connection)
-    cdef void identify(self, Connection *connection) noexcept nogil
     cdef bint answer(self, Connection *connection, bytes accept, bytes protocol) except -1

@@ -8,44 +8,29 @@ The layers below it: _output writes, _lifecycle ends, _intake accepts and reads.
 the broker calls; they queue and mark, and leave the work to the next flush. `turn` never raises, because the loop would call a raising reader for ever.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
 from posix.unistd cimport close, read
 
 from broker.native._connection cimport (
-    CAUSE_ANSWERED, CAUSE_BAD_REQUEST, CAUSE_FULL, CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER_CLOSED, CAUSE_PEER_GONE,
-    CAUSE_PROTOCOL, CLOSING, Connection, DEAD, DECIDING, ENDING, HEAD, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION,
-    connection_id, stash_append, stash_free, table_add, table_find, table_remove,
+    CAUSE_ANSWERED, CAUSE_PEER_GONE, Connection, DEAD, DECIDING, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION,
+    connection_id, table_find,
 )
-from broker.native._counters cimport (
-    G_CONNECTIONS, G_SESSIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_CLOSED, N_INPUT_PAUSES, N_MESSAGES_DISCARDED,
-    N_MESSAGES_RECEIVED, N_OPENED, N_PUBLISHED, N_REFUSED_CLOSE, N_REFUSED_FULL, N_REFUSED_HTTP, N_REQUESTS, N_SEQUENCED,
-)
-from broker.native._frames cimport (
-    FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, Parsed, frames_held, frames_in_message, frames_next,
-)
-from broker.native._hub cimport (
-    Channel, Hub, KIND_BINARY, KIND_DATA, KIND_TEXT, Message, PAYLOAD_BINARY, PAYLOAD_JSON, PAYLOAD_TEXT,
-)
-from broker.native._json cimport base64_write, json_check
+from broker.native._counters cimport G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
+from broker.native._hub cimport Channel, Hub
 from broker.native._json import PROBLEMS
-from broker.native._lifecycle cimport Lifecycle
-from broker.native._poller cimport (
-    Event, POLL_GONE, POLL_IN, POLL_NOTHING, POLL_OUT, WATCH_ADD, WATCH_CHANGE, WATCH_REMOVE, poller_wait, poller_watch,
-)
+from broker.native._intake cimport Intake, MOST_LISTENERS, TAG_LISTENER, put_identity
+from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
 from broker.native._queue cimport (
-    FORMAT_RAW, Frame, LANE_CONTROL, Subscription, frame_message, frame_new, frame_release, outbox_push, outbox_set_pong,
+    FORMAT_RAW, Frame, LANE_CONTROL, Subscription, frame_message, frame_new, frame_release, outbox_push,
     subscription_detach, subscription_new,
 )
-from broker.native._request cimport Request, request_end, request_parse
-from broker.native._socket cimport (
-    ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, peer_address, prepare_listener, read_some,
-)
+from broker.native._socket cimport peer_address, prepare_listener
 
 
 cdef extern from "<sys/timerfd.h>" nogil:
@@ -110,11 +95,6 @@ cdef class Reactor(Intake):
         self.in_turn = False
         if self.pending != NULL or self.doomed != NULL or self.graves != NULL or not self.lanes_empty():
             self.schedule()
-
-    cdef void schedule(self):
-        if not self.in_turn and not self.scheduled:
-            self.scheduled = True
-            self.call_soon(self.turn_method)
 
     cdef void _turn(self):
         cdef Event events[EVENTS]
@@ -376,7 +356,7 @@ cdef class Reactor(Intake):
         if connection == NULL:
             return None
         self.identify(connection)
-        _put_identity(text, connection.identity)
+        put_identity(text, connection.identity)
         return text[:16].decode("ascii")
 
     def address(self, uint64_t conn):

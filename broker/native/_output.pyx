@@ -1,0 +1,317 @@
+"""Everything that is written to connections: replies, lanes, flush slices, and who has to go because of it.
+
+First of four layers of the reactor (output, lifecycle, intake, reactor). Python is never called from here, and nothing is freed: a
+connection whose fate a write decides, or whose queue is full in the middle of a fan-out, is doomed, and settled by the lifecycle
+when the fan-out or flush is over. Here too: the clock and the memory bound of the worker.
+"""
+
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from broker.native._connection cimport (
+    CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER_GONE, CAUSE_TOO_SLOW, Connection, DEAD, connection_deadline, connection_id,
+    table_free,
+)
+from broker.native._counters cimport G_BLOCKED, N_FLUSHES, N_MEMORY_EVICTIONS
+from broker.native._frames cimport frames_held
+from broker.native._hub cimport Hub
+from broker.native._poller cimport POLL_OUT, WATCH_CHANGE, poller_close, poller_open, poller_watch
+from broker.native._queue cimport (
+    FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, WROTE_END, WROTE_PING,
+    frame_message, frame_new, frame_release, lane_leave, lane_mark, lane_take, outbox_conflate, outbox_discard,
+    outbox_fits, outbox_push, outbox_slot,
+)
+from broker.native._wheel cimport Wheel, wheel_init, wheel_set
+from broker.native._writer cimport WROTE_FAILED, WROTE_SHORT, WROTE_SOME, Wrote, writer_flush, writer_free, writer_init
+
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *time)
+    enum:
+        CLOCK_MONOTONIC
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *buffer, size_t size, unsigned int flags)
+
+cdef uint64_t TICK_NS = 50000000            # 50 ms; _wheel.pyx
+cdef uint64_t SLICE_NS = 2000000            # a flush runs this long, then the loop polls (loop lag p99 199 -> 14 ms, measured)
+cdef int CLOCK_EVERY = 32                   # sends between looks at the clock
+TICKS_PER_SECOND = 20
+
+
+cdef void _flush_now(void *owner, Outbox *box) noexcept nogil:
+    (<Output>owner).flush_connection(<Connection *>box)
+
+
+cdef void _too_slow(void *owner, Outbox *box) noexcept nogil:
+    (<Output>owner).doom(<Connection *>box, CAUSE_TOO_SLOW)
+
+
+cdef void _relieve(void *owner) noexcept nogil:
+    (<Output>owner).relieve()
+
+
+@cython.no_gc_clear     # `all` points into the hub, and __dealloc__ needs it
+cdef class Output:
+    def __cinit__(self, Hub hub, handler, closes, call_soon, *, double handshake_seconds, double message_seconds, double ping_seconds,
+                  double ping_jitter, double pong_seconds, double write_seconds, double close_seconds, double linger_seconds, **_):
+        cdef bytes json_ping = b'\x89\x00\x81\x0f{"type":"ping"}'
+        self.hub = hub
+        self.all = &hub.all
+        self.handler = handler
+        self.closes = list(closes)
+        self.timing.handshake = _ticks(handshake_seconds)
+        self.timing.message = _ticks(message_seconds)
+        self.timing.ping = _ticks(ping_seconds)
+        self.timing.ping_jitter = <uint32_t>(self.timing.ping * ping_jitter)
+        self.timing.pong = _ticks(pong_seconds)
+        self.timing.write = _ticks(write_seconds)
+        self.timing.close = _ticks(close_seconds)
+        self.timing.linger = _ticks(linger_seconds)
+        self.started_ns = self.now_ns()
+        self.tick = 1
+        getrandom(&self.random, sizeof(self.random), 0)
+        self.random |= 1
+        self.wheel = <Wheel *>calloc(1, sizeof(Wheel))                  # freed by __dealloc__
+        if self.wheel == NULL or not writer_init(&self.writer, self.all):
+            raise MemoryError
+        wheel_init(self.wheel, self.tick)
+        self.poller = poller_open()
+        if self.poller < 0:
+            raise OSError(-self.poller, "epoll_create1")
+        self.ping_frames[FORMAT_RAW] = frame_message(self.all, 9, NULL, 0)
+        self.ping_frames[FORMAT_JSON] = frame_new(self.all, len(json_ping))     # two frames in one: they ride in one write
+        self.pong_text = frame_message(self.all, 1, b"pong", 4)
+        if self.ping_frames[FORMAT_RAW] == NULL or self.ping_frames[FORMAT_JSON] == NULL or self.pong_text == NULL:
+            raise MemoryError
+        for i in range(len(json_ping)):
+            self.ping_frames[FORMAT_JSON].data[i] = json_ping[i]
+        hub.transport.owner = <void *>self      # BORROWED: the reactor holds the hub and clears this in destroy
+        hub.transport.flush_now = _flush_now
+        hub.transport.too_slow = _too_slow
+        hub.transport.relieve = _relieve
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef void _release(self):
+        """Frees what is not a connection; the reactor's destroy has killed those."""
+        cdef int i
+        if self.wheel == NULL:
+            return
+        free(self.wheel)
+        self.wheel = NULL
+        for i in range(2):
+            if self.ping_frames[i] != NULL:
+                frame_release(self.all, self.ping_frames[i])
+                self.ping_frames[i] = NULL
+        if self.pong_text != NULL:
+            frame_release(self.all, self.pong_text)
+            self.pong_text = NULL
+        writer_free(&self.writer)
+        table_free(&self.table)
+        if self.poller >= 0:
+            poller_close(self.poller)
+            self.poller = -1
+
+    # Time.
+
+    cdef uint64_t now_ns(self) noexcept nogil:
+        cdef timespec now
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec + self.skew_ns
+
+    cdef void tell_time(self) noexcept nogil:
+        self.tick = <uint32_t>((self.now_ns() - self.started_ns) // TICK_NS) + 1
+
+    cdef uint32_t jittered(self, uint32_t ticks, uint32_t jitter) noexcept nogil:
+        self.random ^= self.random << 13        # xorshift64: spreads pings, decides nothing
+        self.random ^= self.random >> 7
+        self.random ^= self.random << 17
+        return ticks - jitter + <uint32_t>(self.random % (2 * jitter + 1))
+
+    cdef void arm(self, Connection *connection) noexcept nogil:
+        """Makes sure that the timer fires no later than the nearest deadline."""
+        cdef uint32_t tick = connection_deadline(connection)
+        if tick and (connection.timer.tick == 0 or <int32_t>(tick - connection.timer.tick) < 0):
+            wheel_set(self.wheel, &connection.timer, tick)
+
+    # Output.
+
+    cdef void watch(self, Connection *connection, int interest) noexcept nogil:
+        if connection.watched != interest:
+            connection.watched = <uint8_t>interest
+            poller_watch(self.poller, WATCH_CHANGE, connection.fd, interest, connection_id(connection))
+
+    cdef void mark(self, Connection *connection, Lane lane) noexcept nogil:
+        if not connection.box.blocked and connection.state != DEAD:
+            lane_mark(self.all, &connection.box, lane)
+
+    cdef bint reply(self, Connection *connection, uint8_t opcode, const uint8_t *payload, size_t size) noexcept nogil:
+        """Queues a frame of our own (answer, event). It may not be lost: a connection that cannot take it is too slow."""
+        cdef Frame *frame
+        cdef bint queued
+        if connection.box.closed:
+            return False
+        if not outbox_fits(self.all, &connection.box, size + 10):
+            if not connection.box.blocked:
+                self.flush_connection(connection)
+            if connection.box.closed or not outbox_fits(self.all, &connection.box, size + 10):
+                self.doom(connection, CAUSE_TOO_SLOW)
+                return False
+        frame = frame_message(self.all, opcode, payload, size)
+        if frame == NULL:
+            self.doom(connection, CAUSE_MEMORY)
+            return False
+        queued = outbox_push(self.all, &connection.box, frame, NULL)
+        frame_release(self.all, frame)
+        if not queued:
+            self.doom(connection, CAUSE_MEMORY)
+            return False
+        self.mark(connection, LANE_CONTROL)
+        return True
+
+    cdef void flush_connection(self, Connection *connection) noexcept nogil:
+        """One write. Never kills: who is gone is doomed, who is done is doomed too, with `end_written` set."""
+        cdef Outbox *box = &connection.box
+        cdef int flags = 0
+        cdef Wrote wrote = writer_flush(&self.writer, box, connection.fd, &flags)
+        if flags & WROTE_PING:
+            connection.ping_queued = 0
+            connection.pong_tick = self.tick + self.timing.pong
+            self.arm(connection)
+        if flags & WROTE_END:
+            connection.end_written = 1
+            self.doom(connection, CAUSE_NONE)
+        if wrote == WROTE_SHORT:
+            if not box.blocked:
+                box.blocked = 1
+                self.all.counters[G_BLOCKED] += 1
+                lane_leave(self.all, box)
+                self.watch(connection, connection.watched | POLL_OUT)
+                outbox_conflate(self.all, box)
+            connection.write_tick = self.tick + self.timing.write
+            self.arm(connection)
+            return
+        if wrote == WROTE_FAILED:
+            self.doom(connection, CAUSE_PEER_GONE)
+            return
+        if box.blocked:
+            box.blocked = 0
+            connection.write_tick = 0
+            self.all.counters[G_BLOCKED] -= 1
+            self.watch(connection, connection.watched & ~POLL_OUT)
+        if wrote == WROTE_SOME:
+            lane_mark(self.all, box, LANE_BULK)
+
+    cdef bint lanes_empty(self) noexcept nogil:
+        return self.all.lane_head[<int>LANE_CONTROL] == NULL and self.all.lane_head[<int>LANE_SMALL] == NULL and self.all.lane_head[<int>LANE_BULK] == NULL
+
+    cdef void flush_slice(self):
+        """Writes to marked connections for at most SLICE_NS: control first, then small and bulk fan-outs in turn."""
+        cdef uint64_t until = 0
+        cdef int sends = 0
+        cdef Outbox *box
+        if self.lanes_empty():
+            return
+        until = self.now_ns() + SLICE_NS
+        self.all.counters[N_FLUSHES] += 1
+        while True:
+            box = lane_take(self.all, LANE_CONTROL)
+            if box == NULL:
+                self.small_next = not self.small_next
+                box = lane_take(self.all, LANE_SMALL if self.small_next else LANE_BULK)
+                if box == NULL:
+                    box = lane_take(self.all, LANE_BULK if self.small_next else LANE_SMALL)
+                if box == NULL:
+                    return
+            self.flush_connection(<Connection *>box)
+            sends += 1
+            if sends % CLOCK_EVERY == 0 and self.now_ns() >= until:
+                return
+
+    # Ends.
+
+    cdef void doom(self, Connection *connection, uint8_t cause) noexcept nogil:
+        """Marks a connection whose fate is decided after the fan-out or flush that is running; see settle."""
+        if connection.state == DEAD:
+            return
+        if cause != CAUSE_NONE:
+            connection.box.closed = 1
+            if connection.cause == CAUSE_NONE:
+                connection.cause = cause
+            if cause == CAUSE_PEER_GONE:
+                connection.doomed |= 2
+        if not connection.doomed & 1:
+            connection.doomed |= 1
+            connection.next_doomed = self.doomed
+            self.doomed = connection
+
+    cdef void relieve(self) noexcept nogil:
+        """Over the worker's memory: closes the blocked connections that hold the oldest frames until a tenth is free again.
+
+        Takes a sixteenth of the age range at a time, so that a crowd of stalled readers costs a few scans, not one each. When no
+        blocked connection is left, whoever has most unfinished input goes.
+        """
+        cdef uint64_t target = self.hub.memory_bytes - self.hub.memory_bytes // 10
+        cdef uint64_t oldest, limit, held, most
+        cdef uint32_t i
+        cdef Connection *connection
+        cdef Connection *worst
+        while self.all.physical > target:
+            oldest = self.all.born
+            worst = NULL
+            most = 0
+            for i in range(self.table.capacity):
+                connection = self.table.places[i].connection
+                if connection == NULL or connection.box.closed or connection.state == DEAD:
+                    continue
+                if connection.box.blocked and connection.box.count:
+                    limit = _oldest_frame(&connection.box)
+                    if limit < oldest:
+                        oldest = limit
+                held = connection.stash_capacity + frames_held(&connection.parser)
+                if held > most:
+                    most = held
+                    worst = connection
+            if oldest == self.all.born:
+                if worst != NULL and most >= 1024 and not self.input_evicted:
+                    self.input_evicted = True       # one a turn: its input may be in use right now and is freed at the end
+                    self._evict(worst)
+                return
+            limit = oldest + (self.all.born - oldest) // 16
+            for i in range(self.table.capacity):
+                connection = self.table.places[i].connection
+                if connection == NULL or connection.box.closed or not connection.box.blocked or not connection.box.count:
+                    continue
+                if _oldest_frame(&connection.box) <= limit:
+                    self._evict(connection)
+                    if self.all.physical <= target:
+                        return
+
+    cdef void _evict(self, Connection *connection) noexcept nogil:
+        self.all.counters[N_MEMORY_EVICTIONS] += 1
+        self.doom(connection, CAUSE_MEMORY)
+        outbox_discard(self.all, &connection.box)
+
+
+cdef uint64_t _oldest_frame(Outbox *box) noexcept nogil:
+    """`born` of the first frame queued; tombstones and gap notices in front of it hold nothing."""
+    cdef uint32_t i
+    cdef Frame *frame
+    for i in range(box.count):
+        frame = outbox_slot(box, i).frame
+        if frame != NULL:
+            return frame.born
+    return <uint64_t>-1
+
+
+cdef uint32_t _ticks(double seconds) except 0:
+    if not 0.05 <= seconds <= 86400 * 365:
+        raise ValueError(f"{seconds} seconds: a deadline is at least 0.05 seconds and at most a year")
+    return <uint32_t>(seconds * TICKS_PER_SECOND + 0.5)
