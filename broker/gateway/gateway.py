@@ -26,6 +26,7 @@ TOO_SLOW_AGAIN = 3
 
 _ANSWERED = CAUSES.index("answered")
 _BAD_REQUEST = CAUSES.index("bad_request")
+_CALLBACK_ERROR = CAUSES.index("callback_error")
 
 
 class Gateway:
@@ -50,15 +51,24 @@ class Gateway:
         elif not self.opening.origin_allowed(request):
             self.reactor.respond(conn, problem(403, "pages of this origin may not connect"), _BAD_REQUEST)
         else:
-            self._driver.run(
-                self.opening.open(conn, request),
-                lambda error: self._opened_late(conn, error),
-            )
+            try:
+                self._driver.run(
+                    self.opening.open(conn, request),
+                    lambda error: self._opened_late(conn, error),
+                )
+            except Exception:
+                self._cannot_open(conn)
+                raise  # the reactor counts and reports it
 
     def _opened_late(self, conn: int, error: BaseException | None) -> None:
         if error is not None:
-            self.on_error(error)
-            self.reactor.respond(conn, problem(500, None), CAUSES.index("callback_error"))
+            self.reactor.report(error)
+            self._cannot_open(conn)
+
+    def _cannot_open(self, conn: int) -> None:
+        """Whatever is not open yet is answered in HTTP, whatever is already is closed."""
+        if not self.reactor.respond(conn, problem(500, None), _CALLBACK_ERROR):
+            self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), _CALLBACK_ERROR)
 
     def _answer(self, conn: int, request: Request) -> None:
         if request.status != 200:
@@ -95,8 +105,8 @@ class Gateway:
 
     def _done_late(self, conn: int, error: BaseException | None) -> None:
         if error is not None:
-            self.on_error(error)
-            self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), CAUSES.index("callback_error"))
+            self.reactor.report(error)
+            self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), _CALLBACK_ERROR)
         self.reactor.resume(conn)
 
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
