@@ -30,5 +30,6 @@ ERRORS: dict[str, str] = {
     "not_permitted": "not allowed for this connection",
     "rate_limited": "too much in too short a time",
     "engine_unavailable": "nothing was published; try again later",
+    "outcome_unknown": "nobody knows whether it was published",
     "internal_error": "the server made a mistake",
 }
