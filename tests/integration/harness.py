@@ -15,6 +15,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from broker.config.load import load
+from broker.engine.base import Engine, Publication
+from broker.engine.memory import MemoryEngine
+from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
 from broker.native._counters import NAMES
@@ -329,7 +332,12 @@ async def _settle(broker: Broker) -> None:
 
 
 @asynccontextmanager
-async def running(**overrides: object) -> AsyncIterator[Broker]:
+async def running(
+    *,
+    authority: Authority | None = None,
+    engine: Callable[[Callable[[Publication], int]], Engine] = MemoryEngine,
+    **overrides: object,
+) -> AsyncIterator[Broker]:
     """A worker with --dev; `limits_ping_seconds=1` stands for limits.ping_seconds, `channels={...}` for the table."""
     settings: dict[str, object] = {"server.dev": True}
     for name, value in overrides.items():
@@ -341,7 +349,9 @@ async def running(**overrides: object) -> AsyncIterator[Broker]:
     sockets = open_sockets()
     fd_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     listeners = await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096)  # it resolves, which blocks
-    broker = Broker(Worker(load(None, settings), listeners), listeners[0].getsockname()[1])
+    broker = Broker(
+        Worker(load(None, settings), listeners, authority=authority, engine=engine), listeners[0].getsockname()[1]
+    )
     broker.worker.start()
     try:
         yield broker
