@@ -284,6 +284,10 @@ class Broker:
         await wait_until(lambda: sum(self.closed_by_cause().values()) >= count, f"{count} connections ended")
         assert self.closed_by_cause() == {cause: count}
 
+    async def has_read(self, size: int) -> None:
+        """Waits until the broker has read that many bytes in all."""
+        await wait_until(lambda: self.counter("n_bytes_read") >= size, f"{size} bytes read")
+
     async def connect(self, receive_buffer: int | None = None) -> Client:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
