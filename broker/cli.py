@@ -34,8 +34,18 @@ def _end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
     raise SystemExit(code)
 
 
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        check_system()
+        from broker.native._build import BUILD
+
+        python = ".".join(map(str, sys.version_info[:3]))
+        click.echo(f"ws-broker {__version__} ({BUILD} build, Python {python})")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ws-broker")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version and build.")
 def main() -> None:
     """Pub/sub over the browser's own WebSocket.
 

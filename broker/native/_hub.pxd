@@ -58,7 +58,6 @@ cdef class Hub:
     cdef Transport transport
     cdef uint64_t memory_bytes
     cdef object counters_owner
-    cdef public object wake                    # called when a publish left something to flush
     cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL
     cdef Channel *find(self, bytes name)
     cdef void untie(self, Channel *channel)

@@ -157,7 +157,6 @@ cdef class Hub:
         self.all.max_messages = max_messages
         self.all.render_gap = _render_gap
         self.memory_bytes = memory_bytes
-        self.wake = None
 
     def __dealloc__(self):
         cdef Channel *channel
@@ -302,8 +301,9 @@ cdef class Hub:
         return offers
 
     def publish(self, bytes name, uint8_t kind, bytes payload, bytes extra=b""):
-        """Delivers a validated, sequenced payload to every subscription of the channel here; returns their number.
+        """Queues a validated, sequenced payload for every subscription of the channel here; returns their number.
 
+        Nothing is written before the next turn: whoever is outside of one calls the reactor's publish, which asks for a turn.
         `extra` is more members of the JSON envelope, each with its leading comma. Raises MemoryError if it could not be encoded.
         """
         return self.publish_except(name, kind, payload, extra, NULL)
@@ -324,8 +324,6 @@ cdef class Hub:
         offers = self.deliver(&message, except_box)
         if offers < 0:
             raise MemoryError
-        if self.wake is not None:
-            self.wake()
         return offers
 
     def subscribers(self, bytes name):

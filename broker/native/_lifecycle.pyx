@@ -20,7 +20,7 @@ from broker.native._connection cimport (
     CAUSE_PEER_GONE, CAUSE_PONG_TIMEOUT, CAUSE_TOO_SLOW, CAUSE_WRITE_TIMEOUT, CLOSING, Connection, DEAD, DECIDING, ENDING,
     HEAD, HELD, OPEN, connection_id, stash_free, table_remove,
 )
-from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_MEMORY_BYTES, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
+from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
 from broker.native._frames cimport frames_free, frames_held
 from broker.native._poller cimport POLL_IN
 from broker.native._queue cimport (
@@ -198,7 +198,6 @@ cdef class Lifecycle(Output):
             table_remove(&self.table, connection)
         self.graves = waiting
         self.input_evicted = False
-        self.all.counters[G_MEMORY_BYTES] = self.all.physical
 
     # Deadlines.
 

@@ -21,7 +21,7 @@ from broker.native._connection cimport (
     CAUSE_ANSWERED, CAUSE_PEER_GONE, Connection, DEAD, DECIDING, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION,
     connection_id, table_find,
 )
-from broker.native._counters cimport G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
+from broker.native._counters cimport G_MEMORY_BYTES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
 from broker.native._hub cimport Channel, Hub
 from broker.native._json import PROBLEMS
 from broker.native._intake cimport Intake, MOST_LISTENERS, TAG_LISTENER, put_identity
@@ -144,6 +144,7 @@ cdef class Reactor(Intake):
         self.settle()
         if self.graves != NULL:
             self.bury()
+        self.all.counters[G_MEMORY_BYTES] = self.all.physical
 
     # Listeners.
 
