@@ -1,7 +1,7 @@
 """The command line: `ws-broker`.
 
-click, over Typer (which brings rich and more start-up time) and argparse (whose help does not teach by examples as easily).
-Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or configuration.
+click, over Typer (which brings rich and more start-up time) and argparse (whose help does not teach by examples as
+easily). Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or configuration.
 """
 
 import importlib
@@ -25,7 +25,8 @@ def check_system() -> None:
         importlib.import_module("broker.native._reactor")
     except ImportError as error:
         _end(
-            f"the native core is not built or does not fit this Python ({error}); run `make build`, or install the wheel"
+            f"the native core is not built or does not fit this Python ({error}); "
+            "run `make build`, or install the wheel"
         )
 
 
@@ -45,7 +46,9 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version and build.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version and build."
+)
 def main() -> None:
     """Pub/sub over the browser's own WebSocket.
 

@@ -1,7 +1,8 @@
 """The verbs of one worker: publish, subscribe, unsubscribe.
 
-Called by the gateway (and by whatever else lets somebody publish). It holds what is true of a channel, whoever asks: which
-payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows no socket.
+Called by the gateway (and by whatever else lets somebody publish). It holds what is true of a channel, whoever asks:
+which payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows
+no socket.
 """
 
 from collections.abc import Awaitable
@@ -50,7 +51,8 @@ class Node:
         self._reactor = reactor
         self._engine = engine
         self._patterns = PatternTable(channels)
-        self._known: dict[str, Channel] = {}
+        # Channels in use, by names that were checked: whoever finds his name here need not check it again.
+        self.known: dict[str, Channel] = {}
         self._max_json_depth = max_json_depth
 
     @property
@@ -60,13 +62,13 @@ class Node:
 
     def channel(self, name: str) -> Channel:
         """Settings of a channel; the name is checked already."""
-        known = self._known.get(name)
+        known = self.known.get(name)
         if known is None:
-            if len(self._known) >= CACHED_CHANNELS:
-                self._known.clear()
+            if len(self.known) >= CACHED_CHANNELS:
+                self.known.clear()
             policy = self._patterns.match(name) or ChannelPolicy()
             known = Channel(name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload))
-            self._known[name] = known
+            self.known[name] = known
         return known
 
     def publish(

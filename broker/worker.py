@@ -1,7 +1,7 @@
 """One worker, put together: configuration to objects, run, drain. No logic of its own.
 
-Called by the command line with listening sockets. Returns the exit status when it was told to end (SIGTERM, SIGINT) and every
-connection has been closed, or the time for that is over.
+Called by the command line with listening sockets. Returns the exit status when it was told to end (SIGTERM, SIGINT)
+and every connection has been closed, or the time for that is over.
 """
 
 import asyncio
@@ -95,14 +95,17 @@ class Worker:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
 
     async def drain(self, hasten: asyncio.Event) -> None:
-        """Stops accepting, closes every session with 1001, waits until all is written or the close deadlines have passed."""
+        """Stops accepting, closes every session with 1001, waits until all is written or the close deadlines have
+        passed.
+        """
         self.reactor.stop_accepting()
         for listener in self._listeners:
             listener.close()
         self.gateway.close_all("going_away")
         limits = self._config.limits
         until = self._loop.time() + limits.close_seconds + limits.linger_seconds + 1
-        while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:
+        # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
+        while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self.gateway.cancel_all()
         self._loop.remove_reader(self.reactor.fileno())
@@ -110,7 +113,9 @@ class Worker:
 
 
 def max_connections(configured: int) -> int:
-    """What the limit of file descriptors leaves, which is raised as far as the system lets it; or less, if configured."""
+    """What the limit of file descriptors leaves, which is raised as far as the system lets it; or less, if
+    configured.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = 1_048_576

@@ -1,16 +1,19 @@
 """The engine: the one place that gives every publish its place in its channel's order. The contract, in prose.
 
-Order. An engine gives one total order per channel. It hands each publication to `deliver` in that order, on every worker the
-same, and a publish begun after another's receipt never comes before it. Publications of one connection keep their order.
+Order. An engine gives one total order per channel. It hands each publication to `deliver` in that order, on every
+worker the same, and a publish begun after another's receipt never comes before it. Publications of one connection keep
+their order.
 
-Receipt. A receipt means: sequenced, and on its way to every subscriber. An exception means that nobody gets it. Whatever an
-engine cannot decide (the link broke after the request was sent) is EngineError with `word` "outcome_unknown".
+Receipt. A receipt means: sequenced, and on its way to every subscriber. An exception means that nobody gets it.
+Whatever an engine cannot decide (the link broke after the request was sent) is EngineError with `word`
+"outcome_unknown".
 
-Waiting. `publish` returns a receipt, or an awaitable of one when the engine has to ask somebody or wants the publisher to wait.
-Callers must be ready for both from the first day; the reactor does not read from a connection whose command waits, which is how
-pressure reaches the publisher.
+Waiting. `publish` returns a receipt, or an awaitable of one when the engine has to ask somebody or wants the publisher
+to wait. Callers must be ready for both from the first day; the reactor does not read from a connection whose command
+waits, which is how pressure reaches the publisher.
 
-Delivery. `deliver` only queues: it never blocks, and never calls the engine. Nothing is delivered before it is sequenced.
+Delivery. `deliver` only queues: it never blocks, and never calls the engine. Nothing is delivered before it is
+sequenced.
 """
 
 from collections.abc import Awaitable
@@ -22,8 +25,8 @@ import msgspec
 class Publication(msgspec.Struct, frozen=True, gc=False):
     """A validated payload on its way. `kind` as in `broker.native._hub` (0 JSON, 1 text, 2 binary).
 
-    `extra` is more members of the JSON envelope, each with a leading comma. `conn` is the publishing connection, 0 = none;
-    without `echo` it gets no copy.
+    `extra` is more members of the JSON envelope, each with a leading comma. `conn` is the publishing connection, 0 =
+    none; without `echo` it gets no copy.
     """
 
     channel: bytes

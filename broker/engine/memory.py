@@ -1,7 +1,7 @@
 """The engine of a single worker: the order of calls is the order.
 
-One event loop calls it, so a publication is sequenced by being next, and delivered before `publish` returns. There is nothing to
-wait for and nothing that can fail but memory.
+One event loop calls it, so a publication is sequenced by being next, and delivered before `publish` returns. There is
+nothing to wait for and nothing that can fail but memory.
 """
 
 from collections.abc import Callable

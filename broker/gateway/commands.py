@@ -1,8 +1,10 @@
 """Commands of `broker.json.v1`, and raw messages that the native core does not publish by itself.
 
-The gateway runs one at a time for each connection. A command that cannot be carried out is answered with an `error` event; only
-what breaks the format itself (a binary frame) closes the connection.
+The gateway runs one at a time for each connection. A command that cannot be carried out is answered with an `error`
+event; only what breaks the format itself (a binary frame) closes the connection.
 """
+
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -41,7 +43,11 @@ class Commands:
             command = decode(payload)
             id = command.id
             if type(command) is Publish:
-                await self._publish(conn, session, command)
+                receipt = self._publish(conn, session, command)
+                if not isinstance(receipt, Receipt):
+                    receipt = await receipt
+                if id is not None:
+                    self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
             else:
                 self._other(conn, command)
         except CommandError as error:
@@ -49,20 +55,18 @@ class Commands:
         except (PayloadError, EngineError) as error:
             self._reactor.send(conn, events.error(error.word, getattr(error, "text", None), id))
 
-    async def _publish(self, conn: int, session: Session, command: Publish) -> None:
-        try:
-            name = check_name(command.channel, self._rules)
-        except OfferError as error:
-            raise CommandError(error.word, error.text, command.id) from None
+    def _publish(self, conn: int, session: Session, command: Publish) -> Receipt | Awaitable[Receipt]:
+        channel = self._node.known.get(command.channel)
+        if channel is None:
+            try:
+                channel = self._node.channel(check_name(command.channel, self._rules))
+            except OfferError as error:
+                raise CommandError(error.word, error.text, command.id) from None
         kind, payload = _payload(command)
         extra = session.sender
         if command.message_id is not None:
             extra += b',"id":' + msgspec.json.encode(command.message_id)
-        receipt = self._node.publish(self._node.channel(name), kind, payload, extra, conn, command.echo)
-        if not isinstance(receipt, Receipt):
-            receipt = await receipt
-        if command.id is not None:
-            self._reactor.send(conn, events.ack(command.id, receipt.position, receipt.subscriptions))
+        return self._node.publish(channel, kind, payload, extra, conn, command.echo)
 
     def _other(self, conn: int, command: Command) -> None:
         if type(command) is Subscribe:

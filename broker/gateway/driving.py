@@ -1,8 +1,8 @@
 """Runs a coroutine as far as it goes without waiting, and makes it a task only if it waits.
 
-Nearly every decision and command is done in one step; a task for each would cost more than the work (3 us, measured against 0.4 us).
-Used by the gateway alone. Code before the first await runs outside of a task: `asyncio.current_task()` is None there, so time
-limits belong behind an await.
+Nearly every decision and command is done in one step; a task for each would cost more than the work (3 us, measured
+against 0.4 us). Used by the gateway alone. Code before the first await runs outside of a task:
+`asyncio.current_task()` is None there, so time limits belong behind an await.
 """
 
 import asyncio
@@ -48,7 +48,9 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, coroutine: Coroutine[Any, Any, None], done: Callable[[BaseException | None], None]) -> bool:
-        """False: finished at once (what it raised, this raises). True: it waits; `done` is called once, with its error or None."""
+        """False: finished at once (what it raised, this raises). True: it waits; `done` is called once, with its
+        error or None.
+        """
         try:
             awaited = coroutine.send(None)
         except StopIteration:

@@ -1,7 +1,7 @@
 """What the reactor calls: requests, messages, ends. Sorts them to the opening, the commands and the pages.
 
-The one implementation of the reactor's Handler. It decides nothing itself; it makes sure that whatever waits is found again or
-found gone, and that an error closes one connection and is logged once.
+The one implementation of the reactor's Handler. It decides nothing itself; it makes sure that whatever waits is found
+again or found gone, and that an error closes one connection and is logged once.
 """
 
 import logging

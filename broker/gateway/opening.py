@@ -1,7 +1,7 @@
 """From a request head to a session: path, origin, offer, identity, permissions, joins, answer.
 
-The gateway calls `open` for each upgrade. The decision may wait (an identity that has to be asked for); the connection then stands
-still, and whoever comes back finds it by its id or not at all.
+The gateway calls `open` for each upgrade. The decision may wait (an identity that has to be asked for); the connection
+then stands still, and whoever comes back finds it by its id or not at all.
 """
 
 from typing import Protocol
@@ -162,7 +162,9 @@ def joined(asked: ChannelRequest) -> events.ChannelState:
 
 
 def _target(channels: tuple[ChannelRequest, ...]) -> ChannelRequest | None:
-    """Where a raw connection publishes: its only channel unless that is marked recv, of several the one marked send or both."""
+    """Where a raw connection publishes: its only channel unless that is marked recv, of several the one marked send
+    or both.
+    """
     if len(channels) == 1:
         return channels[0] if channels[0].direction != "recv" else None
     marked = [asked for asked in channels if asked.direction in ("send", "both")]

@@ -1,8 +1,8 @@
 """How a connection is told no: HTTP problem documents, Close payloads, and the choice between the two.
 
-A page never learns the HTTP status of a refused handshake (WHATWG: script sees code 1006). So a browser is refused by accepting it
-and closing with a code and a reason, held back for a moment, until its address is refused too often. Bodies and reasons are fixed
-texts: nothing a client sent is repeated.
+A page never learns the HTTP status of a refused handshake (WHATWG: script sees code 1006). So a browser is refused by
+accepting it and closing with a code and a reason, held back for a moment, until its address is refused too often.
+Bodies and reasons are fixed texts: nothing a client sent is repeated.
 """
 
 import http

@@ -1,7 +1,7 @@
 """A session: an accepted WebSocket with an identity, as the gateway remembers it.
 
-Made by the opening, carried by the native connection, given back with every command. One small untracked object: no cycles, no
-reference to anything of the gateway. A raw session that the native core serves by itself has none at all.
+Made by the opening, carried by the native connection, given back with every command. One small untracked object: no
+cycles, no reference to anything of the gateway. A raw session that the native core serves by itself has none at all.
 """
 
 import msgspec

@@ -7,8 +7,9 @@ from broker.native._request import Request
 class Handler(Protocol):
     """What the reactor calls, from the loop of the turn and never inside a fan-out or flush.
 
-    Whatever a method raises closes that connection with 1011, is given to on_error and counted; the turn goes on. Methods must not
-    block. `conn` is the connection's id: it stays valid to pass after the connection is gone, verbs then return False or None.
+    Whatever a method raises closes that connection with 1011, is given to on_error and counted; the turn goes on.
+    Methods must not block. `conn` is the connection's id: it stays valid to pass after the connection is gone, verbs
+    then return False or None.
     """
 
     def on_request(self, conn: int, request: Request) -> None:
@@ -18,7 +19,9 @@ class Handler(Protocol):
         """The bytes are no request head; answer with respond."""
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
-        """A message that the reactor does not publish by itself. True = the command goes on later: input waits for resume."""
+        """A message that the reactor does not publish by itself. True = the command goes on later: input waits for
+        resume.
+        """
 
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
         """A raw message does not fit its channel's payload kind."""

@@ -1,7 +1,7 @@
 """The listening sockets: opened once, before anything serves, and handed to whoever accepts.
 
-Each worker has its own, all with SO_REUSEPORT. Because that option would let a second broker share the port in silence, the port is
-first bound without it: whoever holds it, with the option or without, makes that fail.
+Each worker has its own, all with SO_REUSEPORT. Because that option would let a second broker share the port in
+silence, the port is first bound without it: whoever holds it, with the option or without, makes that fail.
 """
 
 import errno
@@ -14,12 +14,15 @@ class ListenError(Exception):
 
 
 def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[socket.socket]:
-    """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all. Raises ListenError."""
+    """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all.
+    Raises ListenError.
+    """
     family, address = _resolve(host, port)
     try:
         if port:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
-                # Without SO_REUSEADDR connections that just ended would hold the port (TIME_WAIT); with it only a listener does.
+                # Without SO_REUSEADDR connections that just ended would hold the port (TIME_WAIT); with it only a
+                # listener does.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 _only_ipv6(probe)
                 probe.bind(address)
@@ -63,5 +66,8 @@ def _explain(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"
     if error.errno == errno.EACCES:
-        return f"{where}: not allowed to bind a port below 1024; take a higher one, or give the service CAP_NET_BIND_SERVICE"
+        return (
+            f"{where}: not allowed to bind a port below 1024; take a higher one, "
+            "or give the service CAP_NET_BIND_SERVICE"
+        )
     return f"{where}: {os.strerror(error.errno or 0)}"
