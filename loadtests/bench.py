@@ -1,0 +1,109 @@
+"""`make bench`: what this broker promises, measured from outside on this machine.
+
+Starts its own brokers, on loopback, one for each scenario, and ends them. Exit code: 0 = every goal was met, 1 = one
+was missed or something broke, 2 = wrong flags.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loadtests import beside, churn, stalled, tiny
+from loadtests.report import Progress, Result, document, machine, table, to_stderr
+from loadtests.server import BenchError, cpu_sets
+
+Run = Callable[[Progress], Result]
+
+EPILOG = """\
+scenarios:
+  beside    15 000 subscribers on one channel, 1 message a second; p99 of a small channel,
+            of new connections and of /healthz meanwhile: at most 20 ms
+  tiny      20 000 messages of 8 bytes at once to 500 readers: nobody cut, no byte wrong
+  stalled   500 of 1000 subscribers never read: the others' p99 at most 1.3 times a control run
+  churn     200 000 connects and closes: memory at most 5 MiB above the plateau, no fd left
+
+examples:
+  make bench                                everything, about four minutes
+  make bench ARGS="beside tiny"             some scenarios
+  make bench ARGS="--quick"                 everything in seconds, to see that it works
+  make bench ARGS="--scale 0.2 beside"      a fifth of the clients, for small machines
+  python loadtests/bench.py --json >a.json  numbers for a program; progress goes to stderr
+
+Two or more CPUs are needed for numbers worth keeping: the broker runs alone on the first, the
+load on the others. On one CPU, or beside other work, look at ratios only. "+" marks a goal that
+was met, "!" one that was missed.
+"""
+
+
+def scenarios(quick: bool, scale: float) -> dict[str, Run]:
+    """Name → what runs it, in the size that was asked for."""
+    if quick:
+        return {
+            beside.NAME: lambda progress: beside.run(beside.QUICK, progress),
+            tiny.NAME: lambda progress: tiny.run(tiny.QUICK, progress),
+            stalled.NAME: lambda progress: stalled.run(stalled.QUICK, progress),
+            churn.NAME: lambda progress: churn.run(churn.QUICK, progress),
+        }
+    return {
+        beside.NAME: lambda progress: beside.run(beside.scaled(scale), progress),
+        tiny.NAME: lambda progress: tiny.run(tiny.scaled(scale), progress),
+        stalled.NAME: lambda progress: stalled.run(stalled.scaled(scale), progress),
+        churn.NAME: lambda progress: churn.run(churn.scaled(scale), progress),
+    }
+
+
+def run_one(name: str, title: str, run: Run, progress: Progress) -> Result:
+    """Runs a scenario; what breaks it becomes a failure of its result, so that the others still run."""
+    started = time.monotonic()
+    try:
+        result = run(progress)
+    except (BenchError, OSError) as error:
+        result = Result(name, title, failures=[str(error)])
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        description="Measures this broker from outside, on loopback.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    titles = {module.NAME: module.TITLE for module in (beside, tiny, stalled, churn)}
+    parser.add_argument("scenario", nargs="*", help="which ones [default: all]")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="this share of the clients [default: 1]")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.scenario if name not in titles]
+    if unknown:
+        parser.error(f"no scenario {unknown[0]!r}; there are {', '.join(titles)}")
+    if not 0 < options.scale <= 1:
+        parser.error("--scale is above 0 and at most 1")
+
+    about = machine()
+    to_stderr(" · ".join(f"{name} {value}" for name, value in about.items()))
+    ours, load = cpu_sets()
+    to_stderr(f"broker on CPU {sorted(ours)}, load on CPU {sorted(load)}")
+    runs = scenarios(options.quick, options.scale)
+    results: list[Result] = []
+    for name in options.scenario or titles:
+        to_stderr(f"{name}: {titles[name]}")
+        results.append(run_one(name, titles[name], runs[name], lambda line: to_stderr(f"  {line}")))
+        if not options.json:
+            print(f"\n{table(results[-1])}\n", flush=True)
+    if options.json:
+        print(json.dumps(document(results), indent=1))
+    return 0 if all(result.ok for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

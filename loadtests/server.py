@@ -1,0 +1,165 @@
+"""The broker under test: its own process and port, pinned, watched through /proc, stopped as an operator would.
+
+Every scenario starts one and ends it. It reads what any operator could read; nothing is asked of the broker itself.
+"""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.05
+_ADDRESS = re.compile(r"http://([0-9.]+):(\d+)/")
+# Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
+NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
+
+
+class BenchError(Exception):
+    """This machine or this broker cannot be measured; the text says why and what to do."""
+
+
+def cpu_sets() -> tuple[set[int], set[int]]:
+    """(the server's CPUs, the load's): apart if this process may use two or more, else the same one."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (set(cpus), set(cpus))
+
+
+def need_files(count: int) -> None:
+    """Raises the limit of open files as far as it may go; raises BenchError if that is less than `count`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise BenchError(
+            f"needs {count} open files per process and may have {hard}; raise the hard limit (ulimit -Hn) or --scale"
+        )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+class Server:
+    """A context: `with Server(config) as server`. `cpus` = where it runs; the load takes the others."""
+
+    def __init__(self, config: str = "", cpus: set[int] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ws-broker-bench-")
+        file = Path(self._folder.name) / "broker.toml"
+        file.write_text(NO_PINGS + config)
+        self._log = Path(self._folder.name) / "stderr"
+        command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", "127.0.0.1:0", "--config", str(file)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, cpus or cpu_sets()[0])
+        self.address = self._wait_for_address()
+
+    def _wait_for_address(self) -> tuple[str, int]:
+        assert self._process.stdout is not None, "it was made a pipe"
+        timer_deadline = time.monotonic() + START_SECONDS
+        for line in self._process.stdout:
+            found = _ADDRESS.search(line)
+            if found:
+                return found[1], int(found[2])
+            if time.monotonic() > timer_deadline:
+                break
+        self._process.kill()
+        self._process.wait()
+        text = self.log()
+        self._folder.cleanup()
+        raise BenchError(f"the broker did not start: {text or 'it said nothing'}")
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        self._folder.cleanup()
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def log(self) -> str:
+        """The last lines of what it wrote to stderr."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+
+    def stop(self) -> list[str]:
+        """SIGTERM, as an operator would. Returns what was wrong with how it ran or ended; empty = nothing."""
+        died = self._process.poll()
+        problems: list[str] = []
+        if died is not None:
+            problems.append(f"the broker died with status {died}")
+        else:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                status = self._process.wait(STOP_SECONDS)
+                if status:
+                    problems.append(f"the broker ended with status {status} after SIGTERM")
+            except subprocess.TimeoutExpired:
+                problems.append(f"the broker did not end within {STOP_SECONDS:.0f} s of SIGTERM")
+        self._kill()
+        if self.log():
+            problems.append(f"the broker wrote to stderr: {self.log()}")
+        return problems
+
+    # What /proc says.
+
+    def rss_bytes(self) -> int:
+        with open(f"/proc/{self.pid}/status") as file:
+            for line in file:
+                if line.startswith("VmRSS:"):
+                    return int(line.split()[1]) * 1024
+        raise BenchError("the broker has no memory: it died")
+
+    def files(self) -> int:
+        """Open file descriptors."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def unsent_bytes(self) -> list[int]:
+        """For each of its connections: bytes written by the broker that the peer has not acknowledged (tx_queue)."""
+        port = f":{self.address[1]:04X}"
+        unsent = []
+        with open("/proc/net/tcp") as file:
+            next(file)
+            for line in file:
+                fields = line.split()
+                if fields[1].endswith(port) and fields[3] != "0A":  # 0A = the listener
+                    unsent.append(int(fields[4].partition(":")[0], 16))
+        return unsent
+
+
+def kernel_tcp_bytes() -> int:
+    """Memory of all TCP sockets of this machine, as the kernel accounts for it; other programs' sockets too."""
+    with open("/proc/net/sockstat") as file:
+        for line in file:
+            if line.startswith("TCP:"):
+                fields = line.split()
+                return int(fields[fields.index("mem") + 1]) * os.sysconf("SC_PAGE_SIZE")
+    raise BenchError("/proc/net/sockstat has no TCP line")

@@ -1,0 +1,168 @@
+"""Scenario `stalled`: readers that stop reading must cost the others nothing, and memory a stated bound.
+
+1000 subscribers on four channels, one for each policy of a full queue; 500 never read. The other 500 are compared with
+a control run in which those 500 are connected but subscribed to a silent channel: the control has less work, not more.
+Runs alternate in order; each has a broker of its own; what counts is the median of the pairs' ratios.
+"""
+
+import time
+from dataclasses import dataclass
+
+from loadtests.crowd import Crowd, Spec
+from loadtests.loop import NS, Loop, Publisher, Subscriber
+from loadtests.report import Progress, Result
+from loadtests.server import Server, kernel_tcp_bytes, need_files
+from loadtests.statistics import Latency, latency, median, paired_ratio
+from loadtests.wire import marked, server_frame
+
+NAME = "stalled"
+TITLE = "half of the subscribers stop reading, policies mixed"
+POLICIES = ("disconnect", "drop_oldest", "drop_newest", "latest")
+CONFIG = "".join(f'[channels."work.{policy}"]\nqueue = "{policy}"\n' for policy in POLICIES)
+
+MOST_RATIO = 1.3
+# limits.memory_bytes and limits.notsent_lowat_bytes of config/broker.toml. The kernel stops one buffer after the mark.
+MEMORY_BYTES = 268_435_456
+NOTSENT_LOWAT_BYTES = 65_536
+WARM_UP_SECONDS = 1.0
+ARRIVAL_SECONDS = 10.0
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """`sampled` of the healthy readers of each channel are timed; the others only read."""
+
+    healthy: int = 500
+    stalled: int = 500
+    sampled: int = 10
+    payload_bytes: int = 16_384
+    period_seconds: float = 0.05
+    seconds: float = 14.0
+    pairs: int = 3
+
+
+QUICK = Size(healthy=40, stalled=40, sampled=2, seconds=1.5, pairs=1)
+
+
+def scaled(factor: float) -> Size:
+    count = max(48, int(500 * factor))
+    return Size(healthy=count, stalled=count)
+
+
+@dataclass(frozen=True)
+class Run:
+    latency: Latency
+    rss_growth_bytes: int
+    rss_bytes: int
+    most_unsent_bytes: int
+    kernel_bytes: int
+    cut: int
+    failures: list[str]
+
+
+def run(size: Size, progress: Progress) -> Result:
+    result = Result(NAME, TITLE)
+    need_files(size.healthy + size.stalled + 100)
+    runs: dict[bool, list[Run]] = {True: [], False: []}
+    for pair in range(size.pairs):
+        for stall in (False, True) if pair % 2 == 0 else (True, False):
+            found = measure(size, stall)
+            runs[stall].append(found)
+            what = "stalled" if stall else "control"
+            progress(
+                f"pair {pair + 1} of {size.pairs}, {what}: p50 {found.latency.p50:.2f} ms, "
+                f"p99 {found.latency.p99:.2f} ms, RSS +{found.rss_growth_bytes / MIB:.1f} MiB, {found.cut} cut"
+            )
+            result.failures += [f"{what}: {failure}" for failure in found.failures]
+    pairs = list(zip(runs[True], runs[False], strict=True))
+    result.add("healthy readers", size.healthy, "")
+    result.add("stalled readers", size.stalled, "")
+    result.add("messages a second", len(POLICIES) / size.period_seconds, "/s")
+    for name, stall in (("control", False), ("stalled", True)):
+        result.add(f"{name}: p50, median of runs", median([one.latency.p50 for one in runs[stall]]), "ms")
+        result.add(f"{name}: p99, median of runs", median([one.latency.p99 for one in runs[stall]]), "ms")
+    result.add(
+        "p50 stalled / control", paired_ratio([(one.latency.p50, other.latency.p50) for one, other in pairs]), "x"
+    )
+    result.add(
+        "p99 stalled / control",
+        paired_ratio([(one.latency.p99, other.latency.p99) for one, other in pairs]),
+        "x",
+        most=MOST_RATIO,
+    )
+    stalled = runs[True]
+    result.add("RSS of the broker at its end", max(one.rss_bytes for one in stalled) / MIB, "MiB")
+    growth = max(one.rss_growth_bytes for one in stalled) / MIB
+    result.add("RSS grown by", growth, "MiB", most=MEMORY_BYTES / MIB)
+    result.add(
+        "unsent in the kernel, worst reader",
+        max(one.most_unsent_bytes for one in stalled) / 1024,
+        "KiB",
+        most=2 * NOTSENT_LOWAT_BYTES / 1024,
+    )
+    result.add("kernel TCP memory grown by", max(one.kernel_bytes for one in stalled) / MIB, "MiB")
+    result.add("stalled readers cut (policy disconnect)", max(one.cut for one in stalled), "")
+    return result
+
+
+def measure(size: Size, stall: bool) -> Run:
+    """One run with a broker of its own."""
+    sampled = size.sampled
+    bulk = {f"work.{policy}|recv": size.healthy // len(POLICIES) - sampled for policy in POLICIES}
+    others = {f"{'work' if stall else 'silent'}.{policy}|recv": size.stalled // len(POLICIES) for policy in POLICIES}
+    failures: list[str] = []
+    with (
+        Server(CONFIG) as server,
+        Loop() as loop,
+        Crowd(Spec(server.address, bulk, idle=True)) as crowd,
+        Crowd(Spec(server.address, others, reads=False)) as stalled,
+    ):
+        crowd.opened()
+        stalled.opened()
+        subscribers = [
+            Subscriber(loop, server.address, f"work.{policy}", size.payload_bytes)
+            for policy in POLICIES
+            for _ in range(sampled)
+        ]
+        publishers = [Publisher(loop, server.address, f"work.{policy}", size.payload_bytes) for policy in POLICIES]
+        files, rss, kernel = server.files(), server.rss_bytes(), kernel_tcp_bytes()
+        started = time.monotonic_ns()
+        until = started + int(size.seconds * NS)
+        for publisher in publishers:
+            loop.every(size.period_seconds, publisher.publish, until)
+        loop.run_until(started + min(int(WARM_UP_SECONDS * NS), (until - started) // 3))
+        warm = [len(subscriber.samples) for subscriber in subscribers]
+        loop.run_until(until + NS // 5)
+        growth, unsent, kernel = server.rss_bytes() - rss, server.unsent_bytes(), kernel_tcp_bytes() - kernel
+        cut = files - server.files()
+        loop.run_until(time.monotonic_ns() + NS // 2)
+        samples = [
+            sample for subscriber, first in zip(subscribers, warm, strict=True) for sample in subscriber.samples[first:]
+        ]
+        for subscriber in subscribers:
+            channel = publishers[subscribers.index(subscriber) // sampled]
+            if subscriber.ended or len(subscriber.samples) != channel.sent:
+                failures.append(f"a healthy reader got {len(subscriber.samples)} of {channel.sent}: {subscriber.ended}")
+        failures += _check_crowd(crowd, [publisher.sent for publisher in publishers], size)
+        end_rss = server.rss_bytes()
+        for subscriber in subscribers:
+            subscriber.close()
+        for publisher in publishers:
+            publisher.close()
+        if not samples:
+            raise RuntimeError("no message arrived at any sampled reader; " + "; ".join(failures))
+        found = Run(latency(samples), growth, end_rss, max(unsent, default=0), kernel, cut, failures)
+    return found
+
+
+def _check_crowd(crowd: Crowd, sent: list[int], size: Size) -> list[str]:
+    frame = len(server_frame(marked(0, size.payload_bytes)))
+    fewest, most = min(sent) * frame, max(sent) * frame
+    count = crowd.wait_for(lambda count: count.fewest_bytes >= fewest, ARRIVAL_SECONDS)
+    problems = [f"{ended} healthy readers: {why}" for why, ended in count.endings.items()]
+    if count.fewest_bytes < fewest or count.most_bytes > most:
+        problems.append(
+            f"of {fewest} to {most} bytes the healthy readers got {count.fewest_bytes} to {count.most_bytes}"
+        )
+    return problems
