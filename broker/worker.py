@@ -57,7 +57,10 @@ class Worker:
         self._loop = loop
         self._listeners = listeners
         self.counters = bytearray(8 * _counters.SIZE)
-        self.gateway = Gateway({path.encode(): response(200, page.body, page.headers) for path, page in pages.items()})
+        self.gateway = Gateway(
+            {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
+            limits.handshake_seconds,
+        )
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
         settings = {**msgspec.structs.asdict(limits), "max_connections": max_connections(limits.max_connections)}
         sequencer = engine(lambda publication: self.node.deliver(publication))

@@ -47,17 +47,26 @@ class Driver:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def run(self, coroutine: Coroutine[Any, Any, None], done: Callable[[BaseException | None], None]) -> bool:
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        done: Callable[[BaseException | None], None],
+        most_seconds: float | None = None,
+    ) -> bool:
         """False: finished at once (what it raised, this raises). True: it waits; `done` is called once, with its
-        error or None.
+        error or None. After `most_seconds` of waiting it is cancelled.
         """
         try:
             awaited = coroutine.send(None)
         except StopIteration:
             return False
-        task = asyncio.get_running_loop().create_task(_finish(coroutine, awaited, done))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(_finish(coroutine, awaited, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if most_seconds is not None:
+            limit = loop.call_later(most_seconds, task.cancel)
+            task.add_done_callback(lambda _: limit.cancel())
         return True
 
     @property

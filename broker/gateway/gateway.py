@@ -30,13 +30,17 @@ _CALLBACK_ERROR = CAUSES.index("callback_error")
 
 
 class Gateway:
-    """`pages` maps a path to a whole HTTP response. Set `reactor`, `opening` and `commands` before the first turn."""
+    """`pages` maps a path to a whole HTTP response. Set `reactor`, `opening` and `commands` before the first turn.
+
+    After `decision_seconds` nobody waits for a decision any more: the reactor has ended the connection by then.
+    """
 
     reactor: Reactor
     opening: Opening
     commands: Commands
 
-    def __init__(self, pages: Mapping[bytes, bytes]) -> None:
+    def __init__(self, pages: Mapping[bytes, bytes], decision_seconds: float) -> None:
+        self._decision_seconds = decision_seconds
         self._pages = {**pages, b"/healthz": response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))}
         self._driver = Driver()
         self._slow = Rate()
@@ -55,6 +59,7 @@ class Gateway:
                 self._driver.run(
                     self.opening.open(conn, request),
                     lambda error: self._opened_late(conn, error),
+                    self._decision_seconds,
                 )
             except Exception:
                 self._cannot_open(conn)
