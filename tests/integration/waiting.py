@@ -1,0 +1,51 @@
+"""An authority and an engine that answer when the test says so, for what happens between question and answer."""
+
+import asyncio
+from collections.abc import Callable
+
+from broker.engine.base import Publication, Receipt
+from broker.gateway.opening import Grant
+from broker.native._request import Request
+from broker.protocol.offer import Offer
+
+
+class SlowAuthority:
+    """Asks the test: every decision waits for its future in `asked`."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[Grant]] = []
+
+    async def admit(self, request: Request, offer: Offer) -> Grant:
+        answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self.asked.append(answer)
+        return await answer
+
+
+class DistantEngine:
+    """Sequences what the test takes from `asked`. Give a worker `attach`, which keeps the engine here."""
+
+    direct = False
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Publication, asyncio.Future[Receipt]]] = []
+        self.taken: list[bytes] = []
+        self._deliver: Callable[[Publication], int]
+
+    def attach(self, deliver: Callable[[Publication], int]) -> "DistantEngine":
+        self._deliver = deliver
+        return self
+
+    def publish(self, publication: Publication) -> asyncio.Future[Receipt]:
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.asked.append((publication, answer))
+        self.taken.append(publication.payload)
+        return answer
+
+    def sequence(self, position: str | None = None) -> None:
+        """The longest waiting publication gets its place."""
+        publication, answer = self.asked.pop(0)
+        answer.set_result(Receipt(self._deliver(publication), position))
+
+    def refuse(self, error: Exception) -> None:
+        """The longest waiting publication fails."""
+        self.asked.pop(0)[1].set_exception(error)
