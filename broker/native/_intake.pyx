@@ -302,7 +302,8 @@ cdef class Intake(Lifecycle):
             frames_next(&connection.parser, &self.frame_limits, data + at, 0, &used, &parsed)     # gives back the message just handled
             self.all.physical += frames_held(&connection.parser) - held
         if frames_in_message(&connection.parser):
-            if connection.message_tick == 0 and connection.state < CLOSING:
+            # A busy publisher's read always ends inside some message: the deadline is of that one, not of the first ever cut.
+            if (connection.message_tick == 0 or messages) and connection.state < CLOSING:
                 connection.message_tick = self.tick + self.timing.message
                 self.arm(connection)
         else:
