@@ -238,12 +238,15 @@ cdef class Hub:
         self.untie(channel)
 
     cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil:
-        """A queue that is full, or that conflates: flush it if it is not blocked, then ask its policy."""
-        if not box.blocked:
+        """A queue that is full, or that conflates: flush it until it is blocked, only then ask its policy.
+
+        One write may not be all that the kernel takes, and what is larger than a whole queue goes to a reader that keeps up.
+        """
+        while not box.blocked:
             self.transport.flush_now(self.transport.owner, box)
             if box.closed:
                 return VERDICT_DROPPED
-            if outbox_fits(&self.all, box, size):
+            if not box.blocked and (box.count == 0 or outbox_fits(&self.all, box, size)):
                 return VERDICT_PUSH
         return outbox_make_room(&self.all, box, subscription, size)
 

@@ -255,6 +255,7 @@ cdef bint _drop_oldest(Outboxes *all, Outbox *box, Subscription *subscription) n
             _drop(all, box, slot)
             return True
         place += 1
+    subscription.oldest = box.sequence + place      # what was begun may not go, and is not looked at again
     return False
 
 
@@ -294,11 +295,12 @@ cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscrip
 
 cdef void outbox_conflate(Outboxes *all, Outbox *box) noexcept nogil:
     cdef uint32_t place = 1 if box.head_offset else 0
+    cdef Subscription *begun = outbox_slot(box, 0).subscription if box.head_offset else NULL     # its first is sent, not waiting
     cdef Slot *slot
     while place < box.count:
         slot = outbox_slot(box, place)
         if slot.frame != NULL and _names(slot) and slot.subscription.policy == POLICY_LATEST:
-            if slot.subscription.live > 1:
+            if slot.subscription.live > (2 if slot.subscription == begun else 1):
                 _drop(all, box, slot)
         place += 1
     _squeeze(all, box)
