@@ -199,6 +199,14 @@ class Client:
         assert opcode == PONG, (opcode, payload)
         return payload
 
+    def silent(self) -> bool:
+        """True if nothing has arrived that was not read yet, not even an end."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self.input
+        return False
+
     async def close_frame(self) -> tuple[int | None, str]:
         """The next frame is a Close: its code (None = empty) and reason."""
         opcode, payload = await self.frame()
