@@ -15,7 +15,7 @@ from broker.native._hub cimport Channel, Hub
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, Frame, Outbox, Outboxes, Slot, Subscription, TAG_END, TAG_PING, VERDICT_PUSH, WROTE_END, WROTE_PING,
     frame_message, frame_release, lane_leave, outbox_conflate, outbox_discard, outbox_fits, outbox_free, outbox_front, outbox_init,
-    outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach, subscription_new,
+    outbox_make_room, outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach, subscription_new,
 )
 from broker.native._writer cimport Writer, writer_flush, writer_free, writer_init
 
@@ -206,7 +206,9 @@ cdef class Queue:
 
     def reply(self, bytes payload):
         """A message of the broker's own. False = there is no room."""
-        if self.station.box.closed or not outbox_fits(self.queues.all, &self.station.box, <size_t>PyBytes_GET_SIZE(payload) + 10):
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(payload) + 10
+        cdef Outbox *box = &self.station.box
+        if box.closed or (not outbox_fits(self.queues.all, box, size) and outbox_make_room(self.queues.all, box, NULL, size) != VERDICT_PUSH):
             return False
         self._push(1, payload, 0)
         return True
@@ -295,7 +297,7 @@ cdef class Queue:
         self.station.room = room
 
     @property
-    def bytes(self):
+    def queued_bytes(self):
         return self.station.box.bytes
 
     @property

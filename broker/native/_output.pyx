@@ -19,9 +19,9 @@ from broker.native._frames cimport frames_held
 from broker.native._hub cimport Hub
 from broker.native._poller cimport POLL_OUT, WATCH_CHANGE, poller_close, poller_open, poller_watch
 from broker.native._queue cimport (
-    FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, WROTE_END, WROTE_PING,
+    FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, VERDICT_PUSH, WROTE_END, WROTE_PING,
     frame_message, frame_new, frame_release, lane_leave, lane_mark, lane_take, outbox_conflate, outbox_discard,
-    outbox_fits, outbox_push, outbox_slot,
+    outbox_fits, outbox_make_room, outbox_push, outbox_slot,
 )
 from broker.native._wheel cimport Wheel, wheel_init, wheel_set
 from broker.native._writer cimport WROTE_FAILED, WROTE_SHORT, WROTE_SOME, Wrote, writer_flush, writer_free, writer_init
@@ -159,9 +159,9 @@ cdef class Output:
         if connection.box.closed:
             return False
         if not outbox_fits(self.all, &connection.box, size + 10):
-            if not connection.box.blocked:
+            while not connection.box.blocked and not connection.box.closed and connection.box.count:
                 self.flush_connection(connection)
-            if connection.box.closed or not outbox_fits(self.all, &connection.box, size + 10):
+            if connection.box.closed or (connection.box.blocked and outbox_make_room(self.all, &connection.box, NULL, size + 10) != VERDICT_PUSH):
                 self.doom(connection, CAUSE_TOO_SLOW)
                 return False
         frame = frame_message(self.all, opcode, payload, size)

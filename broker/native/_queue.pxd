@@ -107,7 +107,7 @@ cdef enum Verdict:
     VERDICT_PUSH = 0        # there is room now
     VERDICT_DROPPED = 1     # the arriving message was dropped and counted
     VERDICT_DISCONNECT = 2  # the connection has to go
-# The policy of a full queue on a blocked connection. O(1) amortised.
+# The policy of a full queue on a blocked connection. O(1) amortised. No subscription: a message of our own, which may not be lost.
 cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
 # Policy latest when a connection becomes blocked: at most one unsent message of each such subscription stays.
 cdef void outbox_conflate(Outboxes *all, Outbox *box) noexcept nogil

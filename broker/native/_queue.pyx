@@ -278,7 +278,7 @@ cdef void _drop_lossy(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
 
 
 cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscription, size_t size) noexcept nogil:
-    cdef uint8_t policy = subscription.policy
+    cdef uint8_t policy = POLICY_DISCONNECT if subscription == NULL else subscription.policy
     if policy == POLICY_DISCONNECT:
         _drop_lossy(all, box, size)
     elif policy == POLICY_DROP_OLDEST:

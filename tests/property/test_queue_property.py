@@ -1,7 +1,8 @@
 """The send queue against a naive model of its contract: any sequence of deliveries, writes, blocking and closing.
 
 The model keeps one list of what waits, and rebuilds every number from it; the queue does the same with rings, marks and
-tombstones. Invariant: the bytes that leave, what still waits, and every account agree after every step; at the end nothing is alive.
+tombstones. Invariant: the bytes that leave, what still waits, and every account agree after
+every step; at the end nothing is alive.
 """
 
 import json
@@ -33,7 +34,7 @@ class Subscription:
 
 @dataclass(eq=False)
 class Item:
-    """Something that waits: bytes, or None for a gap notice. `of` is set for a delivery (and a notice), not for a reply."""
+    """Something that waits: bytes, or None for a gap notice. `of` is set for a delivery and a notice."""
 
     data: bytes | None
     of: Subscription | None = None
@@ -53,12 +54,12 @@ class Model:
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POLICIES, 0))
 
     @property
-    def bytes(self) -> int:
+    def queued_bytes(self) -> int:
         return sum(len(item.data) for item in self.items if item.data is not None)
 
     def fits(self, size: int) -> bool:
         pong = 0 if self.pong is None else len(self.pong) + SLOT
-        used = self.bytes + SLOT * len(self.items) + pong
+        used = self.queued_bytes + SLOT * len(self.items) + pong
         return len(self.items) < MAX_MESSAGES and used + size + SLOT <= MAX_BYTES
 
     def victims(self, wanted: Subscription | None = None) -> list[Item]:
@@ -299,6 +300,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.model.closed)
     @rule(size=st.integers(0, 125))
     def reply(self, size: int) -> None:
+        for victim in self.model.victims():
+            if not self.model.fits(size + 10):
+                self.model.drop(victim)
         fits = self.model.fits(size + 10)
         assert self.queue.reply(b"r" * size) == fits
         if fits:
@@ -342,7 +346,7 @@ class Machine(RuleBasedStateMachine):
     def the_same_waits(self) -> None:
         waiting = [None if item.data is None else timeless(item.data) for item in self.model.items]
         assert [None if data is None else timeless(data) for data in self.queue.queued()] == waiting
-        assert self.queue.bytes == self.model.bytes
+        assert self.queue.queued_bytes == self.model.queued_bytes
         assert self.queue.blocked == self.model.blocked
 
     @invariant()
