@@ -6,6 +6,7 @@ that traffic costs no timer operation.
 """
 
 from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 
@@ -57,3 +58,40 @@ cdef Timer *wheel_due(Wheel *wheel, uint32_t now) noexcept nogil:
         if now - wheel.tick > WHEEL_BUCKETS:
             wheel.tick = now - WHEEL_BUCKETS    # after a pause longer than the wheel one round finds everything
         wheel.tick += 1
+
+
+cdef class TimerWheel:
+    """A wheel and `timers` timers for it, for tests."""
+
+    cdef Wheel wheel
+    cdef Timer *timers              # OWNED
+    cdef uint32_t count
+
+    def __cinit__(self, uint32_t timers, uint32_t tick):
+        self.count = timers
+        self.timers = <Timer *>calloc(timers, sizeof(Timer))    # freed by __dealloc__
+        if self.timers == NULL:
+            raise MemoryError
+        wheel_init(&self.wheel, tick)
+
+    def __dealloc__(self):
+        free(self.timers)
+
+    cdef Timer *_timer(self, uint32_t number) except NULL:
+        if number >= self.count:
+            raise IndexError(number)
+        return &self.timers[number]
+
+    def set(self, uint32_t number, uint32_t tick):
+        """Starts or moves a timer; returns the tick it got."""
+        cdef Timer *timer = self._timer(number)
+        wheel_set(&self.wheel, timer, tick)
+        return timer.tick
+
+    def stop(self, uint32_t number):
+        wheel_stop(&self.wheel, self._timer(number))
+
+    def due(self, uint32_t now):
+        """The next timer that is due by `now`, out of the wheel then; None = no other."""
+        cdef Timer *timer = wheel_due(&self.wheel, now)
+        return None if timer == NULL else timer - self.timers
