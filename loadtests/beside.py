@@ -90,7 +90,7 @@ def run(size: Size, progress: Progress) -> Result:
     need_files(size.subscribers + 100)
     with Server() as server, Loop() as loop:
         progress(f"connecting {size.subscribers} subscribers")
-        spec = Spec(server.address, {"crowd|recv": size.subscribers}, idle=True)
+        spec = Spec(server.address, {"crowd|recv": size.subscribers}, yields=True)
         with Crowd(spec) as crowd:
             crowd.opened()
             progress(f"quiet phase, {size.quiet_seconds:g} s")
@@ -99,9 +99,10 @@ def run(size: Size, progress: Progress) -> Result:
             bulk = Publisher(loop, server.address, "crowd", PAYLOAD_BYTES)
             until = time.monotonic_ns() + int(size.busy_seconds * NS)
             loop.every(size.bulk_period_seconds, bulk.publish, until, jitter=0.0)
-            cpu = server.cpu_seconds()
+            cpu, waited = server.cpu_seconds(), server.waited_seconds()
+            loop.late.clear()
             busy = _phase(loop, server, size.busy_seconds)
-            cpu = server.cpu_seconds() - cpu
+            cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
             frame_bytes = len(server_frame(marked(0, max(PAYLOAD_BYTES, MARKER_BYTES))))
             expected = bulk.sent * frame_bytes
             count = crowd.wait_for(lambda count: count.fewest_bytes == expected, ARRIVAL_SECONDS)
@@ -111,6 +112,8 @@ def run(size: Size, progress: Progress) -> Result:
         quiet.report(result, "quiet", None)
         busy.report(result, "busy", MOST_P99_MS)
         result.add("busy: CPU of the broker", 100 * cpu / size.busy_seconds, "%")
+        result.add("busy: other work had its CPU", 100 * waited / size.busy_seconds, "%")
+        result.add("busy: lateness of the load itself, p99", latency(loop.late).p99, "ms")
         result.add("subscribers cut", count.ended, "", exactly=0)
         if not count.fewest_bytes == count.most_bytes == expected:
             result.failures.append(

@@ -1,8 +1,8 @@
 """Many readers in a process of their own: `python -m loadtests.crowd SPEC`, started by a scenario through `Crowd`.
 
-The process opens its readers, says so, then drains them and counts bytes until its input ends. It runs at idle priority
-if asked: then whoever measures latency on the same CPU goes first, and thousands of readers that wake at once do not
-delay the measurement.
+The process opens its readers, says so, then drains them and counts bytes until its input ends. It runs at a lower
+priority if asked: then whoever measures latency on the same CPU goes first, and thousands of readers that wake at once
+do not delay the measurement. Not at idle priority: beside other work it would starve, and not be a healthy reader.
 """
 
 import json
@@ -22,6 +22,7 @@ from loadtests.wire import Address, close_code, open_many, server_frame
 RECEIVE_BYTES = 262_144
 # Only a chunk this small is kept for its Close frame (at most 127 bytes), so that the common case copies nothing.
 TAIL_BYTES = 128
+NICE = 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Spec:
     address: Address
     offers: dict[str, int]
     reads: bool = True
-    idle: bool = False
+    yields: bool = False
     numbered: int = 0
 
 
@@ -86,7 +87,7 @@ class Readers:
                 self._end(fd, error.strerror or "error")
                 continue
             if size == 0:
-                self._end(fd, None)
+                self._end(fd, "end without Close")
                 continue
             at = self._got[fd]
             self._got[fd] = at + size
@@ -96,11 +97,11 @@ class Readers:
                 self._tails[fd] = bytes(self._buffer[:size])
         self._last_ns = time.monotonic_ns()
 
-    def _end(self, fd: int, why: str | None) -> None:
+    def _end(self, fd: int, how: str) -> None:
+        """A Close that came before says more than how the connection ended."""
         self._poll.unregister(fd)
-        if why is None:
-            code = close_code(self._tails.get(fd, b""))
-            why = f"close {code}" if code is not None else "end without Close"
+        code = close_code(self._tails.get(fd, b""))
+        why = how if code is None else f"close {code}"
         self._endings[why] = self._endings.get(why, 0) + 1
 
     def count(self) -> Count:
@@ -127,8 +128,8 @@ def main() -> None:
     os.sched_setaffinity(0, cpu_sets()[1])
     need_files(sum(spec.offers.values()) + 64)
     readers = Readers(spec)
-    if spec.idle:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if spec.yields:
+        os.nice(NICE)
     _say(readers.count())
     poll = select.epoll()
     poll.register(0, select.EPOLLIN)

@@ -29,6 +29,8 @@ class Loop:
         self._timers: list[tuple[int, int, Callable[[int], None]]] = []
         self._number = 0
         self.random = random.Random(7)
+        # How late timers were called: the load's own share of every latency.
+        self.late: list[int] = []
 
     def __enter__(self) -> "Loop":
         return self
@@ -75,6 +77,7 @@ class Loop:
             now = time.monotonic_ns()
             while self._timers and self._timers[0][0] <= now:
                 due, _, call = heapq.heappop(self._timers)
+                self.late.append(time.monotonic_ns() - due)
                 call(due)
             if now >= until_ns:
                 return

@@ -6,6 +6,7 @@ Every scenario starts one and ends it. It reads what any operator could read; no
 import os
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
-_ADDRESS = re.compile(r"http://([0-9.]+):(\d+)/")
+_ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
 NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
 
@@ -57,7 +58,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 class Server:
     """A context: `with Server(config) as server`. `cpus` = where it runs; the load takes the others."""
 
-    def __init__(self, config: str = "", cpus: set[int] | None = None) -> None:
+    def __init__(self, config: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ws-broker-bench-")
         file = Path(self._folder.name) / "broker.toml"
         file.write_text(NO_PINGS + config)
@@ -65,23 +66,25 @@ class Server:
         command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", "127.0.0.1:0", "--config", str(file)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
         self.pid = self._process.pid
-        os.sched_setaffinity(self.pid, cpus or cpu_sets()[0])
+        os.sched_setaffinity(self.pid, cpu_sets()[0])
         self.address = self._wait_for_address()
 
     def _wait_for_address(self) -> tuple[str, int]:
         assert self._process.stdout is not None, "it was made a pipe"
-        timer_deadline = time.monotonic() + START_SECONDS
-        for line in self._process.stdout:
-            found = _ADDRESS.search(line)
+        fd = self._process.stdout.fileno()
+        said = b""
+        while select.select([fd], [], [], START_SECONDS)[0]:
+            data = os.read(fd, 4096)
+            said += data
+            found = _ADDRESS.search(said)
             if found:
-                return found[1], int(found[2])
-            if time.monotonic() > timer_deadline:
+                return found[1].decode(), int(found[2])
+            if not data:
                 break
-        self._process.kill()
-        self._process.wait()
+        self._kill()
         text = self.log()
         self._folder.cleanup()
         raise BenchError(f"the broker did not start: {text or 'it said nothing'}")
@@ -141,6 +144,10 @@ class Server:
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def waited_seconds(self) -> float:
+        """How long it was ready to run and another process had its CPU: what other work on this machine did to it."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
 
     def unsent_bytes(self) -> list[int]:
         """For each of its connections: bytes written by the broker that the peer has not acknowledged (tx_queue)."""

@@ -25,7 +25,7 @@ MOST_RATIO = 1.3
 MEMORY_BYTES = 268_435_456
 NOTSENT_LOWAT_BYTES = 65_536
 WARM_UP_SECONDS = 1.0
-ARRIVAL_SECONDS = 10.0
+ARRIVAL_SECONDS = 30.0
 MIB = 1 << 20
 
 
@@ -38,8 +38,8 @@ class Size:
     sampled: int = 10
     payload_bytes: int = 16_384
     period_seconds: float = 0.05
-    seconds: float = 14.0
-    pairs: int = 3
+    seconds: float = 10.0
+    pairs: int = 5
 
 
 QUICK = Size(healthy=40, stalled=40, sampled=2, seconds=1.5, pairs=1)
@@ -47,7 +47,7 @@ QUICK = Size(healthy=40, stalled=40, sampled=2, seconds=1.5, pairs=1)
 
 def scaled(factor: float) -> Size:
     count = max(48, int(500 * factor))
-    return Size(healthy=count, stalled=count)
+    return Size(healthy=count // 4 * 4, stalled=count // 4 * 4)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Run:
     rss_growth_bytes: int
     rss_bytes: int
     most_unsent_bytes: int
+    unsent_bytes: int
     kernel_bytes: int
+    waited_seconds: float
     cut: int
     failures: list[str]
 
@@ -72,7 +74,8 @@ def run(size: Size, progress: Progress) -> Result:
             what = "stalled" if stall else "control"
             progress(
                 f"pair {pair + 1} of {size.pairs}, {what}: p50 {found.latency.p50:.2f} ms, "
-                f"p99 {found.latency.p99:.2f} ms, RSS +{found.rss_growth_bytes / MIB:.1f} MiB, {found.cut} cut"
+                f"p99 {found.latency.p99:.2f} ms, RSS +{found.rss_growth_bytes / MIB:.1f} MiB, {found.cut} cut, "
+                f"other work had its CPU for {found.waited_seconds:.2f} s"
             )
             result.failures += [f"{what}: {failure}" for failure in found.failures]
     pairs = list(zip(runs[True], runs[False], strict=True))
@@ -101,59 +104,70 @@ def run(size: Size, progress: Progress) -> Result:
         "KiB",
         most=2 * NOTSENT_LOWAT_BYTES / 1024,
     )
-    result.add("kernel TCP memory grown by", max(one.kernel_bytes for one in stalled) / MIB, "MiB")
+    result.add("unsent in the kernel, all readers", max(one.unsent_bytes for one in stalled) / MIB, "MiB")
+    result.add("kernel TCP memory of both sides grown by", max(one.kernel_bytes for one in stalled) / MIB, "MiB")
     result.add("stalled readers cut (policy disconnect)", max(one.cut for one in stalled), "")
     return result
 
 
 def measure(size: Size, stall: bool) -> Run:
     """One run with a broker of its own."""
-    sampled = size.sampled
-    bulk = {f"work.{policy}|recv": size.healthy // len(POLICIES) - sampled for policy in POLICIES}
-    others = {f"{'work' if stall else 'silent'}.{policy}|recv": size.stalled // len(POLICIES) for policy in POLICIES}
-    failures: list[str] = []
+    with Server(CONFIG) as server:
+        found = _measure_on(server, size, stall)
+        found.failures.extend(server.stop())
+    return found
+
+
+def _measure_on(server: Server, size: Size, stall: bool) -> Run:
+    others = "work" if stall else "silent"
     with (
-        Server(CONFIG) as server,
         Loop() as loop,
-        Crowd(Spec(server.address, bulk, idle=True)) as crowd,
-        Crowd(Spec(server.address, others, reads=False)) as stalled,
+        Crowd(Spec(server.address, _offers("work", size.healthy // 4 - size.sampled), yields=True)) as crowd,
+        Crowd(Spec(server.address, _offers(others, size.stalled // 4), reads=False)) as stalled,
     ):
         crowd.opened()
         stalled.opened()
         subscribers = [
-            Subscriber(loop, server.address, f"work.{policy}", size.payload_bytes)
+            [Subscriber(loop, server.address, f"work.{policy}", size.payload_bytes) for _ in range(size.sampled)]
             for policy in POLICIES
-            for _ in range(sampled)
         ]
         publishers = [Publisher(loop, server.address, f"work.{policy}", size.payload_bytes) for policy in POLICIES]
-        files, rss, kernel = server.files(), server.rss_bytes(), kernel_tcp_bytes()
+        files, rss, kernel, waited = server.files(), server.rss_bytes(), kernel_tcp_bytes(), server.waited_seconds()
         started = time.monotonic_ns()
         until = started + int(size.seconds * NS)
         for publisher in publishers:
             loop.every(size.period_seconds, publisher.publish, until)
         loop.run_until(started + min(int(WARM_UP_SECONDS * NS), (until - started) // 3))
-        warm = [len(subscriber.samples) for subscriber in subscribers]
-        loop.run_until(until + NS // 5)
-        growth, unsent, kernel = server.rss_bytes() - rss, server.unsent_bytes(), kernel_tcp_bytes() - kernel
-        cut = files - server.files()
-        loop.run_until(time.monotonic_ns() + NS // 2)
+        warm = [len(subscriber.samples) for group in subscribers for subscriber in group]
+        loop.run_until(until + NS // 2)
+        everybody = [subscriber for group in subscribers for subscriber in group]
         samples = [
-            sample for subscriber, first in zip(subscribers, warm, strict=True) for sample in subscriber.samples[first:]
+            sample for subscriber, first in zip(everybody, warm, strict=True) for sample in subscriber.samples[first:]
         ]
-        for subscriber in subscribers:
-            channel = publishers[subscribers.index(subscriber) // sampled]
-            if subscriber.ended or len(subscriber.samples) != channel.sent:
-                failures.append(f"a healthy reader got {len(subscriber.samples)} of {channel.sent}: {subscriber.ended}")
-        failures += _check_crowd(crowd, [publisher.sent for publisher in publishers], size)
-        end_rss = server.rss_bytes()
-        for subscriber in subscribers:
-            subscriber.close()
-        for publisher in publishers:
+        unsent = server.unsent_bytes()
+        found = Run(
+            latency(samples or [0]),
+            server.rss_bytes() - rss,
+            server.rss_bytes(),
+            max(unsent, default=0),
+            sum(unsent),
+            kernel_tcp_bytes() - kernel,
+            server.waited_seconds() - waited,
+            files - server.files(),
+            _check_crowd(crowd, [publisher.sent for publisher in publishers], size),
+        )
+        for group, publisher in zip(subscribers, publishers, strict=True):
             publisher.close()
-        if not samples:
-            raise RuntimeError("no message arrived at any sampled reader; " + "; ".join(failures))
-        found = Run(latency(samples), growth, end_rss, max(unsent, default=0), kernel, cut, failures)
+            for subscriber in group:
+                subscriber.close()
+                got = len(subscriber.samples)
+                if subscriber.ended or got != publisher.sent:
+                    found.failures.append(f"a healthy reader got {got} of {publisher.sent}: {subscriber.ended}")
     return found
+
+
+def _offers(family: str, each: int) -> dict[str, int]:
+    return {f"{family}.{policy}|recv": each for policy in POLICIES}
 
 
 def _check_crowd(crowd: Crowd, sent: list[int], size: Size) -> list[str]:
