@@ -77,7 +77,10 @@ class Gateway:
 
     def _answer(self, conn: int, request: Request) -> None:
         if request.status != 200:
-            self.reactor.respond(conn, problem(request.status, request.problem), _BAD_REQUEST)
+            answer = problem(request.status, request.problem)
+            if request.head.startswith(b"HEAD "):  # the length alone: clients take a body for garbage (RFC 9110 9.3.2)
+                answer = answer[: answer.index(b"\r\n\r\n") + 4]
+            self.reactor.respond(conn, answer, _BAD_REQUEST)
         elif request.path in self._pages:
             self.reactor.respond(conn, self._pages[request.path], _ANSWERED)
         elif request.path == WEBSOCKET_PATH:

@@ -13,7 +13,6 @@ OFFER = "Sec-WebSocket-Protocol"
 # What is wrong with the request, the request, and the status it deserves.
 REFUSED: dict[str, tuple[bytes, int]] = {
     "POST": (request(method="POST"), 405),
-    "HEAD": (request(method="HEAD"), 405),
     "an unknown method": (request(method="BREW"), 405),
     "a method in small letters": (request(method="get"), 405),
     "HTTP/1.0": (request(version="HTTP/1.0"), 505),
@@ -256,6 +255,17 @@ async def test_a_client_of_another_method_is_told_ours(broker: Broker) -> None:
     answer = await client.ask(request(method="PUT"))
     fully_framed(answer, 405)
     assert answer.one("Allow") == "GET"
+
+
+@pytest.mark.parametrize("target", ["/healthz", "/", "/ws"])
+async def test_a_monitor_that_asks_with_head_gets_no_body(broker: Broker, target: str) -> None:
+    client = await broker.connect()
+    await client.send(request(target, method="HEAD"))
+    head = await client.closed()
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert head.endswith(b"\r\n\r\n")
+    assert head.count(b"\r\n\r\n") == 1
+    assert b"\r\nContent-Length: " in head
 
 
 @pytest.mark.parametrize("dev", [True, False])
