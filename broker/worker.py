@@ -33,6 +33,7 @@ from broker.web.pages import load_pages
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
+DRAIN_FLUSH_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.02
 
 
@@ -98,12 +99,17 @@ class Worker:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
 
     async def drain(self, hasten: asyncio.Event) -> None:
-        """Stops accepting, closes every session with 1001, waits until all is written or the close deadlines have
-        passed.
+        """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
+        the close deadlines have passed.
         """
         self.reactor.stop_accepting()
         for listener in self._listeners:
             listener.close()
+        until = self._loop.time() + DRAIN_FLUSH_SECONDS
+        # A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
+        # blocked are through in a few turns; the bound is for publishers that go on.
+        while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         self.gateway.close_all("going_away")
         limits = self._config.limits
         until = self._loop.time() + limits.close_seconds + limits.linger_seconds + 1
