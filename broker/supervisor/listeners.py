@@ -18,6 +18,7 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
     Raises ListenError.
     """
     family, address = _resolve(host, port)
+    opened: list[socket.socket] = []
     try:
         if port:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -27,7 +28,6 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
                 _only_ipv6(probe)
                 probe.bind(address)
                 probe.listen(1)
-        opened: list[socket.socket] = []
         for _ in range(count):
             listener = socket.socket(family, socket.SOCK_STREAM)
             opened.append(listener)
@@ -39,6 +39,8 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
             listener.setblocking(False)
             address = listener.getsockname()
     except OSError as error:
+        for listener in opened:
+            listener.close()
         raise ListenError(_explain(host, port, error)) from None
     return opened
 
@@ -46,8 +48,9 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ListenError(f"{host}: no such address here ({error.strerror})") from None
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no DNS name has a label that is empty or this long
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise ListenError(f"{host}: no such address here ({why})") from None
     family, _, _, _, address = found[0]
     return family, address
 
