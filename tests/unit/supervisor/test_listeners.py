@@ -1,0 +1,150 @@
+"""Opening the listening sockets: who else may hold the port, and what the operator is told when it cannot be had."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from broker.supervisor.listeners import ListenError, open_listeners
+
+LOOPBACKS = ["127.0.0.1", "::1"]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test opened."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def opened(stack: ExitStack, host: str = "127.0.0.1", port: int = 0, count: int = 1) -> list[socket.socket]:
+    sockets = open_listeners(host, port, 16, count)
+    for one in sockets:
+        stack.enter_context(one)
+    return sockets
+
+
+def port_of(listener: socket.socket) -> int:
+    port = listener.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def other(stack: ExitStack, host: str = "127.0.0.1", *options: int, port: int = 0) -> socket.socket:
+    """Somebody else's listener."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    for option in options:
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    listener.bind((host, port))
+    listener.listen(1)
+    return listener
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+def test_port_0_is_one_that_the_system_chooses_and_accepts(stack: ExitStack, host: str) -> None:
+    (listener,) = opened(stack, host)
+    port = port_of(listener)
+    assert port
+    assert not listener.getblocking()
+    with socket.create_connection((host, port), 5), closing(listener.accept()[0]) as accepted:
+        assert accepted.getsockname()[1] == port
+
+
+def test_several_listeners_share_the_port_that_the_first_was_given(stack: ExitStack) -> None:
+    sockets = opened(stack, count=3)
+    assert len({port_of(listener) for listener in sockets}) == 1
+    assert len({listener.fileno() for listener in sockets}) == 3
+
+
+def test_several_listeners_share_a_port_that_was_asked_for(stack: ExitStack) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = port_of(free)
+    assert [port_of(listener) for listener in opened(stack, port=port, count=2)] == [port, port]
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+@pytest.mark.parametrize(
+    "options",
+    [(), (socket.SO_REUSEADDR,), (socket.SO_REUSEPORT,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)],
+    ids=["plain", "SO_REUSEADDR", "SO_REUSEPORT", "both"],
+)
+def test_a_port_that_somebody_listens_on_is_refused_whatever_options_they_set(
+    stack: ExitStack, host: str, options: tuple[int, ...]
+) -> None:
+    port = port_of(other(stack, host, *options))
+    with pytest.raises(ListenError, match="is in use; see who holds it with") as refused:
+        open_listeners(host, port, 16)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    assert str(refused.value).startswith(where)
+
+
+def test_a_second_broker_does_not_share_the_port_in_silence(stack: ExitStack) -> None:
+    port = port_of(opened(stack, count=2)[0])
+    with pytest.raises(ListenError, match="is in use"):
+        open_listeners("127.0.0.1", port, 16)
+
+
+def test_somebody_on_every_address_holds_the_port_of_loopback_too(stack: ExitStack) -> None:
+    port = port_of(other(stack, "0.0.0.0", socket.SO_REUSEPORT))
+    with pytest.raises(ListenError, match="is in use"):
+        open_listeners("127.0.0.1", port, 16)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "half-closed"])
+def test_connections_of_a_listener_that_is_gone_do_not_hold_the_port(stack: ExitStack, ended: bool) -> None:
+    with closing(open_listeners("127.0.0.1", 0, 16)[0]) as listener:
+        port = port_of(listener)
+        stack.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+        accepted = stack.enter_context(listener.accept()[0])
+    if ended:
+        accepted.shutdown(socket.SHUT_WR)
+    # Nor does TIME_WAIT, which the kernel may leave out when it has too many, so that a test cannot count on it.
+    with pytest.raises(OSError, match="in use"):
+        other(stack, port=port)
+    assert port_of(opened(stack, port=port)[0]) == port
+
+
+def test_ipv6_leaves_the_same_port_of_ipv4_to_others(stack: ExitStack) -> None:
+    port = port_of(opened(stack, "::")[0])
+    assert port_of(opened(stack, "127.0.0.1", port)[0]) == port
+
+
+def test_a_name_is_looked_up(stack: ExitStack) -> None:
+    (listener,) = opened(stack, "localhost")
+    assert listener.getsockname()[0] in LOOPBACKS
+
+
+def test_an_unknown_name_is_said_to_be_unknown() -> None:
+    with pytest.raises(ListenError, match=r"^nowhere\.invalid: no such address here"):
+        open_listeners("nowhere.invalid", 0, 16)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".test"])
+def test_a_name_that_cannot_be_one_is_refused_like_an_unknown_one(host: str) -> None:
+    with pytest.raises(ListenError, match="no such address here"):
+        open_listeners(host, 0, 16)
+
+
+@pytest.mark.parametrize("port", [0, 9])
+def test_an_address_of_another_machine_is_refused(port: int) -> None:
+    # TEST-NET-1 (RFC 5737): nobody's. Port 0 fails after a socket was made, which must not stay open: ResourceWarning.
+    with pytest.raises(ListenError, match="this machine has no such address"):
+        open_listeners("192.0.2.1", port, 16)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(errno.EACCES, "not allowed to bind a port below 1024"), (errno.ENOBUFS, "No buffer space available")],
+)
+def test_what_the_system_refuses_is_explained(number: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(socket.socket):
+        def bind(self, address: object) -> None:
+            raise OSError(number, "refused")
+
+    monkeypatch.setattr(socket, "socket", Refused)
+    with pytest.raises(ListenError, match=text):
+        open_listeners("127.0.0.1", 80, 16)

@@ -1,0 +1,173 @@
+"""The verbs of a worker: what holds for a channel whoever asks, and what reaches engine and reactor."""
+
+from typing import Any, cast
+
+import pytest
+
+from broker import node as node_module
+from broker.config.schema import ChannelPolicy
+from broker.engine.base import EngineError, Publication, Receipt
+from broker.native._queue import POLICIES
+from broker.native._reactor import Reactor
+from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Node, PayloadError
+
+
+class FakeReactor:
+    """Remembers what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.joined: set[tuple[int, bytes]] = set()
+
+    def subscribe(self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool) -> bool:
+        self.calls.append(("subscribe", conn, name, policy, payload, receives, sends))
+        new = (conn, name) not in self.joined
+        self.joined.add((conn, name))
+        return new
+
+    def unsubscribe(self, conn: int, name: bytes) -> bool:
+        known = (conn, name) in self.joined
+        self.joined.discard((conn, name))
+        return known
+
+    def publish(self, conn: int, name: bytes, kind: int, payload: bytes, extra: bytes, echo: bool) -> int:
+        self.calls.append(("publish", conn, name, kind, payload, extra, echo))
+        return 5
+
+
+class FakeEngine:
+    direct = True
+
+    def __init__(self) -> None:
+        self.taken: list[Publication] = []
+        self.answer: Receipt | EngineError = Receipt(1)
+
+    def publish(self, publication: Publication) -> Receipt:
+        self.taken.append(publication)
+        if isinstance(self.answer, EngineError):
+            raise self.answer
+        return self.answer
+
+
+CHANNELS = {
+    "ticks.*": ChannelPolicy(payload="json", queue="latest"),
+    "words": ChannelPolicy(payload="text", queue="drop_oldest"),
+    "bytes": ChannelPolicy(payload="binary", queue="drop_newest"),
+}
+
+
+@pytest.fixture
+def reactor() -> FakeReactor:
+    return FakeReactor()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def node(reactor: FakeReactor, engine: FakeEngine) -> Node:
+    return Node(cast("Reactor", reactor), engine, CHANNELS, 4)
+
+
+def test_a_channel_has_the_settings_of_its_pattern_and_others_the_defaults(node: Node) -> None:
+    ticks, news = node.channel("ticks.eur"), node.channel("news")
+    assert (ticks.name, POLICIES[ticks.policy], node_module.PAYLOADS[ticks.payload]) == (b"ticks.eur", "latest", "json")
+    assert (news.name, POLICIES[news.policy], node_module.PAYLOADS[news.payload]) == (b"news", "disconnect", "any")
+
+
+def test_a_channel_is_looked_up_once(node: Node) -> None:
+    assert node.channel("ticks.eur") is node.channel("ticks.eur")
+
+
+def test_ever_new_channel_names_do_not_fill_the_memory(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "CACHED_CHANNELS", 10)
+    for number in range(95):
+        assert node.channel(f"ticks.{number}").payload == 1
+    assert len(node.known) <= 10
+
+
+@pytest.mark.parametrize("name", ["ticks.eur", "words", "bytes"])
+def test_subscribing_hands_the_channels_settings_to_the_native_core(
+    node: Node, reactor: FakeReactor, name: str
+) -> None:
+    channel = node.channel(name)
+    assert node.subscribe(7, channel, receives=True, sends=False)
+    assert reactor.calls == [("subscribe", 7, name.encode(), channel.policy, channel.payload, True, False)]
+    assert not node.subscribe(7, channel, receives=True, sends=False)
+    assert node.unsubscribe(7, name)
+    assert not node.unsubscribe(7, name)
+
+
+def test_a_publication_reaches_the_engine_with_everything_it_came_with(node: Node, engine: FakeEngine) -> None:
+    receipt = node.publish(node.channel("news"), KIND_TEXT, b"hi", b',"id":"1"', 7, False)
+    assert receipt == Receipt(1)
+    assert engine.taken == [Publication(b"news", KIND_TEXT, b"hi", b',"id":"1"', 7, False)]
+
+
+def test_what_the_engine_delivers_goes_to_the_hub_unchanged(node: Node, reactor: FakeReactor) -> None:
+    assert node.deliver(Publication(b"news", KIND_BINARY, b"\xff", b"", 7, False)) == 5
+    assert reactor.calls == [("publish", 7, b"news", KIND_BINARY, b"\xff", b"", False)]
+
+
+def test_the_engine_decides_whether_raw_messages_pass_it_by(node: Node, engine: FakeEngine) -> None:
+    assert node.direct
+    engine.direct = False
+    assert not node.direct
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "taken"),
+    [
+        ("news", KIND_JSON, True),
+        ("news", KIND_TEXT, True),
+        ("news", KIND_BINARY, True),
+        ("ticks.eur", KIND_JSON, True),
+        ("ticks.eur", KIND_TEXT, False),
+        ("ticks.eur", KIND_BINARY, False),
+        ("words", KIND_JSON, False),
+        ("words", KIND_TEXT, True),
+        ("words", KIND_BINARY, False),
+        ("bytes", KIND_JSON, False),
+        ("bytes", KIND_TEXT, False),
+        ("bytes", KIND_BINARY, True),
+    ],
+)
+def test_a_channel_takes_its_kind_of_payload_and_no_other(
+    node: Node, engine: FakeEngine, name: str, kind: int, taken: bool
+) -> None:
+    if taken:
+        node.publish(node.channel(name), kind, b"1")
+        assert len(engine.taken) == 1
+    else:
+        with pytest.raises(PayloadError, match="payloads only") as refused:
+            node.publish(node.channel(name), kind, b"1")
+        assert refused.value.word == "wrong_payload_kind"
+        assert engine.taken == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{", b"[[[[[1]]]]]", b'"\\ud800"', b'"\xff"', b"NaN", b"1e999", b"1 2"],
+    ids=["nothing", "half", "too deep", "lone surrogate", "not UTF-8", "NaN", "too large", "two values"],
+)
+def test_json_that_some_format_could_not_hold_never_reaches_the_engine(
+    node: Node, engine: FakeEngine, payload: bytes
+) -> None:
+    with pytest.raises(PayloadError) as refused:
+        node.publish(node.channel("news"), KIND_JSON, payload)
+    assert refused.value.word == "bad_payload"
+    assert refused.value.text
+    assert engine.taken == []
+
+
+def test_json_as_deep_as_it_may_be_passes(node: Node, engine: FakeEngine) -> None:
+    node.publish(node.channel("news"), KIND_JSON, b"[[[[1]]]]")
+    assert engine.taken[0].payload == b"[[[[1]]]]"
+
+
+def test_what_the_engine_refuses_is_the_publishers_to_handle(node: Node, engine: FakeEngine) -> None:
+    engine.answer = EngineError("engine_unavailable")
+    with pytest.raises(EngineError):
+        node.publish(node.channel("news"), KIND_TEXT, b"hi")

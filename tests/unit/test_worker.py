@@ -1,0 +1,205 @@
+"""How a worker begins and ends: what is still delivered, who is told what, how long it waits.
+
+A real worker in this test's loop; what it does in between is told by the integration tests.
+"""
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from broker.config.load import load
+from broker.engine.base import Publication
+from broker.engine.memory import MemoryEngine
+from broker.native._counters import NAMES
+from broker.node import KIND_TEXT
+from broker.supervisor.listeners import open_listeners
+from broker.worker import RESERVED_FDS, Worker, max_connections
+from tests.client_frames import TEXT, close, frame
+from tests.integration.harness import Client, request, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _same_fd_limit() -> Iterator[None]:
+    """A worker raises the limit of this process."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with closing(open_listeners("127.0.0.1", 0, 64)[0]) as listener:
+        yield listener
+
+
+async def connect(listener: socket.socket) -> Client:
+    sock = socket.socket()
+    sock.setblocking(False)
+    client = Client(sock)
+    await client.loop.sock_connect(sock, listener.getsockname())
+    return client
+
+
+def started(listener: socket.socket, **settings: object) -> Worker:
+    limits = {f"limits.{name}": value for name, value in settings.items()}
+    worker = Worker(load(None, {"server.dev": True, **limits}), [listener])
+    worker.start()
+    return worker
+
+
+async def test_what_was_published_before_the_end_is_delivered_before_the_close(listener: socket.socket) -> None:
+    worker = started(listener)
+    readers = [await (await connect(listener)).open("news|recv") for _ in range(20)]
+    channel = worker.node.channel("news")
+    for number in range(50):
+        worker.node.publish(channel, KIND_TEXT, f"message {number}".encode())
+    drained = asyncio.create_task(worker.drain(asyncio.Event()))
+    for reader in readers:
+        for number in range(50):
+            assert await reader.text() == f"message {number}"
+        assert await reader.close_frame() == (1001, "code=going_away;the server process ends")
+        await reader.send(close(1001))
+        assert await reader.closed() == b""
+        reader.close()
+    await drained
+
+
+async def test_a_publisher_that_goes_on_does_not_keep_the_worker_from_ending(listener: socket.socket) -> None:
+    worker = started(listener, read_pass_messages=1)
+    publisher = await (await connect(listener)).open("news")
+    drained = asyncio.Event()
+
+    async def publish() -> None:
+        while not drained.is_set():
+            await publisher.send(frame(TEXT, b"more") * 100)
+
+    async def read() -> None:
+        while b"code=going_away" not in publisher.input:
+            del publisher.input[:-100]
+            assert await publisher.read_more()
+
+    publishing = asyncio.create_task(publish())
+    await wait_until(lambda: worker.hub.subscribers(b"news") == 1)
+    draining = asyncio.create_task(worker.drain(asyncio.Event()))
+    await read()
+    drained.set()
+    await publishing
+    await publisher.send(close(1001))
+    await publisher.closed()
+    publisher.close()
+    await draining
+
+
+async def test_a_reader_that_stopped_does_not_keep_the_worker_beyond_its_deadlines(listener: socket.socket) -> None:
+    worker = started(listener, close_seconds=0.2, linger_seconds=0.2)
+    stopped = await (await connect(listener)).open("news|recv")
+    channel = worker.node.channel("news")
+    while not blocked(worker):
+        worker.node.publish(channel, KIND_TEXT, bytes(60_000))
+        await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await worker.drain(asyncio.Event())
+    assert loop.time() - before < 3
+    stopped.close()
+
+
+def blocked(worker: Worker) -> bool:
+    with memoryview(worker.counters) as table:
+        return bool(table.cast("Q")[NAMES.index("g_blocked")])
+
+
+async def test_clients_that_have_not_asked_for_anything_yet_do_not_hold_up_the_end(listener: socket.socket) -> None:
+    worker = started(listener)
+    idle = [await connect(listener) for _ in range(3)]
+    await idle[0].send(request()[:20])
+    await wait_until(lambda: worker.reactor.connections == 3)
+    drained = asyncio.create_task(worker.drain(asyncio.Event()))
+    for client in idle:
+        assert (await client.answer()).status == 503
+        assert await client.closed() == b""
+        client.close()  # as a browser does when the server ends a connection that it had opened in advance
+    async with asyncio.timeout(1):
+        await drained
+
+
+async def test_a_second_wish_to_end_is_obeyed_at_once(listener: socket.socket) -> None:
+    worker = started(listener)
+    silent = await (await connect(listener)).open("news")
+    hasten = asyncio.Event()
+    drained = asyncio.create_task(worker.drain(hasten))
+    assert (await silent.close_frame())[0] == 1001
+    assert not drained.done()
+    hasten.set()
+    async with asyncio.timeout(1):
+        await drained
+    silent.close()
+
+
+async def test_nobody_connects_to_a_worker_that_ends(listener: socket.socket) -> None:
+    worker = started(listener)
+    address = listener.getsockname()
+    silent = await (await connect(listener)).open("news")
+    hasten = asyncio.Event()
+    drained = asyncio.create_task(worker.drain(hasten))
+    await silent.close_frame()
+    late = socket.socket()
+    late.setblocking(False)
+    with late, pytest.raises(ConnectionRefusedError):
+        await asyncio.get_running_loop().sock_connect(late, address)
+    hasten.set()
+    await drained
+    silent.close()
+
+
+async def test_a_handshake_that_the_kernel_holds_already_is_answered(listener: socket.socket) -> None:
+    """A client whose connect succeeded is not reset because the process ends just now."""
+    worker = started(listener)
+    client = await connect(listener)
+    await client.send(request(offer="news"))
+    drained = asyncio.create_task(worker.drain(asyncio.Event()))
+    answer = await client.answer()
+    assert answer.status in (101, 503)
+    rest = await client.closed()
+    assert answer.status == 503 or b"code=going_away" in rest
+    client.close()
+    await drained
+
+
+async def test_an_engine_in_the_process_lets_raw_messages_pass_it_by(listener: socket.socket) -> None:
+    taken: list[Publication] = []
+
+    class Watched(MemoryEngine):
+        def publish(self, publication: Publication):  # type: ignore[no-untyped-def]
+            taken.append(publication)
+            return super().publish(publication)
+
+    for direct, passed in ((True, 0), (False, 1)):
+        taken.clear()
+        Watched.direct = direct
+        with closing(listener.dup()) as own:
+            worker = Worker(load(None, {"server.dev": True}), [own], engine=Watched)
+            worker.start()
+            client = await (await connect(listener)).open("news")
+            await client.send(frame(TEXT, b"x"))
+            assert await client.text() == "x"
+            assert len(taken) == passed
+            client.close()
+            await worker.drain(asyncio.Event())
+
+
+def test_the_soft_limit_of_file_descriptors_is_raised_to_the_hard_one() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    assert max_connections(0) == hard - RESERVED_FDS
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+def test_the_configured_number_of_connections_holds_unless_the_system_has_less() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert max_connections(100) == 100
+    assert max_connections(hard * 2) == hard - RESERVED_FDS
