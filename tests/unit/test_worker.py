@@ -55,9 +55,9 @@ async def test_what_was_published_before_the_end_is_delivered_before_the_close(l
     worker = started(listener)
     readers = [await (await connect(listener)).open("news|recv") for _ in range(20)]
     channel = worker.node.channel("news")
+    drained = asyncio.create_task(worker.drain(asyncio.Event()))  # its first step comes before the turn that writes
     for number in range(50):
         worker.node.publish(channel, KIND_TEXT, f"message {number}".encode())
-    drained = asyncio.create_task(worker.drain(asyncio.Event()))
     for reader in readers:
         for number in range(50):
             assert await reader.text() == f"message {number}"
