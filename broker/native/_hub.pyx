@@ -145,11 +145,11 @@ cdef class Hub:
     """
 
     def __cinit__(self, counters, uint32_t max_bytes, uint32_t max_messages, uint64_t memory_bytes):
+        self.channels = {}                          # before anything raises: __dealloc__ reads it
         cdef uint64_t[::1] table = memoryview(counters).cast("B").cast("Q")
         if table.shape[0] < COUNTERS:
             raise ValueError(f"counters: {table.shape[0]} numbers, {COUNTERS} are needed")
         self.counters_owner = table
-        self.channels = {}
         memset(&self.all, 0, sizeof(self.all))
         memset(&self.transport, 0, sizeof(self.transport))
         self.all.counters = &table[0]
@@ -242,7 +242,7 @@ cdef class Hub:
 
         One write may not be all that the kernel takes, and what is larger than a whole queue goes to a reader that keeps up.
         """
-        while not box.blocked:
+        while not box.blocked and self.transport.flush_now != NULL:
             self.transport.flush_now(self.transport.owner, box)
             if box.closed:
                 return VERDICT_DROPPED
@@ -260,15 +260,20 @@ cdef class Hub:
                 self.all.counters[N_DISCARDED] += 1
                 return
         if verdict == VERDICT_PUSH and not outbox_push(&self.all, box, frame, subscription):
-            verdict = VERDICT_DISCONNECT        # no memory for the queue: say so by closing, never by a silent hole
+            verdict = VERDICT_DISCONNECT
         if verdict == VERDICT_DISCONNECT:
-            self.all.counters[N_DISCARDED] += 1
-            self.transport.too_slow(self.transport.owner, box)
+            self._give_up(box)
         elif not box.blocked and box.lane == 0:
             lane_mark(&self.all, box, lane)
 
+    cdef void _give_up(self, Outbox *box) noexcept nogil:
+        """A delivery that may not be lost and cannot be queued, be it for want of memory: the connection goes, never a silent hole."""
+        self.all.counters[N_DISCARDED] += 1
+        if self.transport.too_slow != NULL:
+            self.transport.too_slow(self.transport.owner, box)
+
     cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil:
-        """Offers a message to every subscription of its channel but one. Returns how many it was offered to, -1 = no memory."""
+        """Offers a message to every subscription of its channel but one; returns how many those were."""
         cdef Channel *channel = message.channel
         cdef Frame *variants[FORMATS]
         cdef Frame *frame
@@ -289,17 +294,16 @@ cdef class Hub:
             frame = variants[entry.outbox.format]
             if frame == NULL:
                 frame = variants[entry.outbox.format] = _encode(&self.all, entry.outbox.format, message)
-                if frame == NULL:
-                    offers = -1
-                    break
             offers += 1
-            self._offer(entry, frame, lane)
-        if offers > 0:
-            self.all.counters[N_OFFERED] += <uint64_t>offers
+            if frame == NULL:
+                self._give_up(entry.outbox)
+            else:
+                self._offer(entry, frame, lane)
+        self.all.counters[N_OFFERED] += <uint64_t>offers
         for i in range(FORMATS):
             if variants[i] != NULL:
                 frame_release(&self.all, variants[i])
-        if self.all.physical > self.memory_bytes:
+        if self.all.physical > self.memory_bytes and self.transport.relieve != NULL:
             self.transport.relieve(self.transport.owner)
         return offers
 
@@ -307,7 +311,7 @@ cdef class Hub:
         """Queues a validated, sequenced payload for every subscription of the channel here; returns their number.
 
         Nothing is written before the next turn: whoever is outside of one calls the reactor's publish, which asks for a turn.
-        `extra` is more members of the JSON envelope, each with its leading comma. Raises MemoryError if it could not be encoded.
+        `extra` is more members of the JSON envelope, each with its leading comma.
         """
         return self.publish_except(name, kind, payload, extra, NULL)
 
@@ -325,8 +329,6 @@ cdef class Hub:
         message.extra_size = <size_t>PyBytes_GET_SIZE(extra)
         message.kind = kind
         offers = self.deliver(&message, except_box)
-        if offers < 0:
-            raise MemoryError
         return offers
 
     def subscribers(self, bytes name):
