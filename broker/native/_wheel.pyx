@@ -32,6 +32,8 @@ cdef void wheel_set(Wheel *wheel, Timer *timer, uint32_t tick) noexcept nogil:
     cdef Timer **bucket
     if <int32_t>(tick - wheel.tick) <= 0:
         tick = wheel.tick + 1
+    if tick == 0:
+        tick = 1                                # 0 says that a timer is not set
     if timer.tick == tick:
         return
     wheel_stop(wheel, timer)
