@@ -5,6 +5,7 @@ takes as many bytes as a test says. What the lifecycle does around a write (mark
 words; nothing else is. The broker never imports this module.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -13,9 +14,9 @@ from libc.string cimport memcpy
 
 from broker.native._hub cimport Channel, Hub
 from broker.native._queue cimport (
-    FORMAT_JSON, FORMAT_RAW, Frame, Outbox, Outboxes, Slot, Subscription, TAG_END, TAG_PING, VERDICT_PUSH, WROTE_END, WROTE_PING,
-    frame_message, frame_release, lane_leave, outbox_conflate, outbox_discard, outbox_fits, outbox_free, outbox_front, outbox_init,
-    outbox_make_room, outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach, subscription_new,
+    Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Outbox, Outboxes, Slot, Subscription, TAG_END, TAG_PING, VERDICT_PUSH, WROTE_END, WROTE_PING,
+    frame_message, frame_release, lane_leave, lane_take, outbox_conflate, outbox_discard, outbox_fits, outbox_free,
+    outbox_front, outbox_init, outbox_make_room, outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach, subscription_new,
 )
 from broker.native._writer cimport Writer, writer_flush, writer_free, writer_init
 
@@ -114,12 +115,14 @@ cdef void _relieve(void *owner) noexcept nogil:
     (<Exchange *>owner).reliefs += 1
 
 
+@cython.no_gc_clear     # queues that a collected cycle holds still leave the hub in their __dealloc__
 cdef class Queues:
     cdef readonly Hub hub
     cdef Outboxes *all              # BORROWED from hub
     cdef Writer writer
     cdef Exchange exchange
     cdef object table
+    cdef uint32_t made              # queues, which are numbered from 0
 
     def __cinit__(self, uint32_t max_bytes, uint32_t max_messages, uint64_t memory_bytes=1 << 40, size_t round_bytes=65536):
         self.table = bytearray(8 * SIZE)
@@ -140,6 +143,17 @@ cdef class Queues:
     def counters(self):
         return {name: value for name, value in zip(NAMES, memoryview(self.table).cast("Q")) if not name.startswith("n_closed")}
 
+    def marked(self):
+        """Numbers of the queues that wait to be flushed, in the order that their lanes have; none waits then."""
+        cdef Outbox *box
+        numbers = []
+        for lane in (LANE_CONTROL, LANE_SMALL, LANE_BULK):
+            box = lane_take(self.all, lane)
+            while box != NULL:
+                numbers.append(box.slot)
+                box = lane_take(self.all, lane)
+        return numbers
+
     @property
     def physical(self):
         return self.all.physical
@@ -149,6 +163,7 @@ cdef class Queues:
         return self.exchange.reliefs
 
 
+@cython.no_gc_clear
 cdef class Queue:
     cdef Queues queues
     cdef Station *station           # OWNED
@@ -158,7 +173,8 @@ cdef class Queue:
         self.station = <Station *>calloc(1, sizeof(Station))    # freed by __dealloc__
         if self.station == NULL:
             raise MemoryError
-        outbox_init(&self.station.box, 0)
+        outbox_init(&self.station.box, queues.made)
+        queues.made += 1
         self.station.box.format = FORMAT_NAMES.index(format)
         self.station.room = room
 
