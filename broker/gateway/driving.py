@@ -27,18 +27,8 @@ def _rest(coroutine: Coroutine[Any, Any, None], awaited: object) -> Generator[ob
             return
 
 
-async def _finish(
-    coroutine: Coroutine[Any, Any, None], awaited: object, done: Callable[[BaseException | None], None]
-) -> None:
-    try:
-        await _rest(coroutine, awaited)
-    except asyncio.CancelledError:
-        done(None)
-        raise
-    except BaseException as error:
-        done(error)
-    else:
-        done(None)
+async def _finish(coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
+    await _rest(coroutine, awaited)
 
 
 class Driver:
@@ -61,12 +51,18 @@ class Driver:
         except StopIteration:
             return False
         loop = asyncio.get_running_loop()
-        task = loop.create_task(_finish(coroutine, awaited, done))
+        task = loop.create_task(_finish(coroutine, awaited))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if most_seconds is not None:
-            limit = loop.call_later(most_seconds, task.cancel)
-            task.add_done_callback(lambda _: limit.cancel())
+        limit = None if most_seconds is None else loop.call_later(most_seconds, task.cancel)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if limit is not None:
+                limit.cancel()
+            coroutine.close()  # a task that is cancelled before its first turn never ran it
+            done(None if task.cancelled() else task.exception())
+
+        task.add_done_callback(ended)
         return True
 
     @property
