@@ -1,0 +1,133 @@
+"""What the gateway's parts call, as far as they call it: a reactor that remembers, an engine told what to answer."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, NamedTuple, cast
+
+from broker.engine.base import Publication, Receipt
+from broker.gateway.refusals import CAUSE_WORDS
+from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
+from broker.native._reactor import Reactor
+from broker.native._request import Request, parse
+from broker.node import Node
+from tests.integration.harness import request
+
+CONN = 2**32 + 5
+
+
+class Call(NamedTuple):
+    """One verb of the reactor, with what it was given after the connection's id."""
+
+    verb: str
+    conn: int
+    given: tuple[Any, ...]
+
+
+def cause_word(index: int) -> str:
+    return CAUSES[index] if index < FIRST_POLICY_CAUSE_INDEX else CAUSE_WORDS[index - FIRST_POLICY_CAUSE_INDEX]
+
+
+class FakeReactor:
+    """Every connection in `here` exists. A verb on another one does nothing and says so, as the real one's do."""
+
+    def __init__(self) -> None:
+        self.here = {CONN}
+        self.calls: list[Call] = []
+        self.joined: dict[bytes, tuple[bool, bool]] = {}
+        self.peer: str | None = "192.0.2.7"
+        self.raises: Exception | None = None
+
+    def _did(self, verb: str, conn: int, *given: object) -> bool:
+        if conn not in self.here:
+            return False
+        if self.raises is not None:
+            raise self.raises
+        self.calls.append(Call(verb, conn, given))
+        return True
+
+    def open(
+        self,
+        conn: int,
+        accept: bytes,
+        protocol: bytes | None,
+        format: int,
+        session: object = None,
+        sender: bytes | None = None,
+    ) -> bool:
+        return self._did("open", conn, accept, protocol, format, session, sender)
+
+    def hold(
+        self, conn: int, accept: bytes, protocol: bytes | None, payload: bytes, cause: int, seconds: float
+    ) -> bool:
+        return self._did("hold", conn, accept, protocol, payload, cause_word(cause), seconds)
+
+    def respond(self, conn: int, response: bytes, cause: int) -> bool:
+        return self._did("respond", conn, response, cause_word(cause))
+
+    def send(self, conn: int, payload: bytes) -> bool:
+        return self._did("send", conn, payload)
+
+    def close(self, conn: int, payload: bytes, cause: int) -> bool:
+        return self._did("close", conn, payload, cause_word(cause))
+
+    def resume(self, conn: int) -> bool:
+        return self._did("resume", conn)
+
+    def report(self, error: BaseException) -> None:
+        self.calls.append(Call("report", 0, (error,)))
+
+    def subscribe(self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool) -> bool:
+        if conn not in self.here or name in self.joined:
+            return False
+        self.joined[name] = (receives, sends)
+        return True
+
+    def unsubscribe(self, conn: int, name: bytes) -> bool:
+        return conn in self.here and self.joined.pop(name, None) is not None
+
+    def subscriptions(self, conn: int) -> list[bytes]:
+        return list(self.joined)
+
+    def publish(self, conn: int, name: bytes, kind: int, payload: bytes, extra: bytes, echo: bool) -> int:
+        raise AssertionError("the engine of these tests delivers nothing")
+
+    def session_id(self, conn: int) -> str | None:
+        return "session-0123abcd" if conn in self.here else None
+
+    def address(self, conn: int) -> str | None:
+        return self.peer if conn in self.here else None
+
+    def only(self, verb: str) -> tuple[Any, ...]:
+        """What the one call there was, was given."""
+        (call,) = self.calls
+        assert call.verb == verb, call
+        return call.given
+
+
+class FakeEngine:
+    """Remembers publications; answers with `answer`, which may be an error or have to be waited for."""
+
+    def __init__(self, direct: bool = True) -> None:
+        self.direct = direct
+        self.taken: list[Publication] = []
+        self.answer: Receipt | asyncio.Future[Receipt] | Exception = Receipt(2)
+
+    def publish(self, publication: Publication) -> Receipt | Awaitable[Receipt]:
+        self.taken.append(publication)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def as_reactor(fake: FakeReactor) -> Reactor:
+    return cast("Reactor", fake)
+
+
+def node_with(reactor: FakeReactor, engine: FakeEngine) -> Node:
+    return Node(as_reactor(reactor), engine, {}, 64)
+
+
+def upgrade(offer: str | None = None, target: str = "/ws", origin: str | None = None) -> Request:
+    parsed = parse(request(target, offer=offer, origin=origin))
+    assert parsed.status == 101, parsed.problem
+    return parsed
