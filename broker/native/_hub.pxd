@@ -64,6 +64,7 @@ cdef class Hub:
     cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1
     cdef void leave(self, Subscription *subscription)
     cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
+    cdef void _give_up(self, Outbox *box) noexcept nogil
     cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil
     cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1
     cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil

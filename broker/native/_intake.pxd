@@ -29,6 +29,10 @@ cdef class Intake(Lifecycle):
     cdef uint8_t entropy[4080]
     cdef uint32_t entropy_at
     cdef uint64_t offers            # deliveries caused since start, to bound those of one read pass
+    cdef uint64_t work              # messages, passes and 64ths of deliveries since start
+    cdef uint64_t work_timed        # at the last look at the clock
+    cdef uint64_t turn_started
+    cdef bint turn_over
     cdef Connection *pending        # connections whose input waits in their stash
     cdef Connection *pending_last
     cdef object call_soon
@@ -36,7 +40,7 @@ cdef class Intake(Lifecycle):
     cdef bint scheduled
 
     cdef void schedule(self)
-    cdef void accept_some(self, int listener)
+    cdef bint accept_some(self, int listener)
     cdef void pause_accept(self)
     cdef void resume_accept(self)
     cdef void readable(self, Connection *connection)
@@ -44,13 +48,14 @@ cdef class Intake(Lifecycle):
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)
     cdef size_t take(self, Connection *connection, uint8_t *data, size_t size)
     cdef void keep(self, Connection *connection, uint8_t *data, size_t size)
-    cdef void queue_input(self, Connection *connection)
     cdef void run_pending(self)
+    cdef bint turn_is_over(self) noexcept nogil
     cdef void take_stash(self, Connection *connection)
     cdef void on_message(self, Connection *connection, Parsed *parsed)
     cdef void publish_raw(self, Connection *connection, Parsed *parsed)
     cdef void on_peer_close(self, Connection *connection, Parsed *parsed)
     cdef void _release_stash(self, Connection *connection)
+    cdef void _forget_parser(self, Connection *connection)
     cdef void _pong(self, Connection *connection, Parsed *parsed)
     cdef void _bad_payload(self, Connection *connection, word, size_t where)
     cdef void _respond(self, Connection *connection, bytes response, uint8_t cause)

@@ -9,7 +9,7 @@ state is looked at again, and nothing of a stash is touched that may have been f
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport read
 
@@ -18,11 +18,11 @@ from broker.native._connection cimport (
     ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
 )
 from broker.native._counters cimport (
-    G_CONNECTIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED,
+    G_CONNECTIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_CLOSED, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED,
     N_PUBLISHED, N_REFUSED_FULL, N_REQUESTS, N_SEQUENCED,
 )
 from broker.native._frames cimport (
-    FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, Parsed, frames_held, frames_in_message,
+    FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, Parsed, frames_free, frames_held, frames_in_message,
     frames_next,
 )
 from broker.native._hub cimport (
@@ -40,6 +40,8 @@ from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, acce
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *buffer, size_t size, unsigned int flags)
 
+cdef uint32_t REFUSING = 32             # connections above max_connections that are answered 503; the others are reset
+cdef uint64_t TURN_NS = 5000000         # a turn reads no further after this long: the rest is reported again, or waits its turn
 cdef int ACCEPT_BATCH = 64              # connections taken of one listener before others have their turn
 cdef uint32_t ACCEPT_PAUSE_TICKS = 4    # 200 ms until accept is tried again after EMFILE
 
@@ -89,27 +91,34 @@ cdef class Intake(Lifecycle):
         for i in range(self.listener_count):
             poller_watch(self.poller, WATCH_CHANGE, self.listeners[i], POLL_IN, TAG_LISTENER + i)
 
-    cdef void accept_some(self, int listener):
+    cdef bint accept_some(self, int listener):
+        """Takes one batch; True = there may be more."""
         cdef Connection *connection
         cdef int i, fd
         if self.accept_paused:
-            return
+            return False
         for i in range(ACCEPT_BATCH):
             fd = accept_one(listener)
             if fd == SOCKET_AGAIN:
-                return
+                return False
             if fd == SOCKET_GONE:
                 continue
             if fd == ACCEPT_LATER:
                 self.pause_accept()
-                return
+                return False
+            if self.table.used >= self.max_connections + REFUSING:      # those being told 503 are bounded too
+                close_socket(fd, True)
+                self.all.counters[N_ACCEPTED] += 1
+                self.all.counters[N_REFUSED_FULL] += 1
+                self.all.counters[N_CLOSED + CAUSE_FULL] += 1
+                continue
             connection = table_add(&self.table, fd)
             if connection == NULL or poller_watch(self.poller, WATCH_ADD, fd, POLL_IN, connection_id(connection)):
                 close_socket(fd, True)
                 if connection != NULL:
                     table_remove(&self.table, connection)
                 self.pause_accept()
-                return
+                return False
             connection.watched = POLL_IN
             connection.state_tick = self.tick + self.timing.handshake
             self.arm(connection)
@@ -120,6 +129,7 @@ cdef class Intake(Lifecycle):
                 self._respond(connection, self.closes[CAUSE_FULL], CAUSE_FULL)      # before any work for it
             else:
                 self.readable(connection)   # the request is often there already
+        return True
 
     cdef void _respond(self, Connection *connection, bytes response, uint8_t cause):
         cdef Frame *frame = frame_new(self.all, <size_t>PyBytes_GET_SIZE(response))
@@ -136,6 +146,10 @@ cdef class Intake(Lifecycle):
             return
         got = read_some(connection.fd, self.input, READ_BYTES)
         if got == SOCKET_AGAIN:
+            return
+        if got == 0 and connection.state == ENDING and not connection.end_written:
+            connection.peer_closed = 1          # it half-closed (nc -N, some health checks): our last bytes still go
+            self.watch(connection, connection.watched & ~POLL_IN)
             return
         if got <= 0:
             self.kill(connection, CAUSE_PEER_GONE)
@@ -177,16 +191,24 @@ cdef class Intake(Lifecycle):
         self.watch(connection, connection.watched & ~POLL_IN)
 
     cdef void run_pending(self):
-        """Gives every connection with waiting input one pass. Whoever still has some joins the list of the next turn."""
-        cdef Connection *connection = self.pending
-        cdef Connection *following
-        self.pending = self.pending_last = NULL
-        while connection != NULL:
-            following = connection.next_pending
+        """Gives connections with waiting input one pass each, while the turn lasts. Whoever still has some joins the end of the list."""
+        cdef Connection *last = self.pending_last
+        cdef Connection *connection = NULL
+        while self.pending != NULL and connection != last and not self.turn_is_over():
+            connection = self.pending
+            self.pending = connection.next_pending
+            if self.pending == NULL:
+                self.pending_last = NULL
             connection.pending = 0
             if connection.state != DEAD:
                 self.take_stash(connection)
-            connection = following
+
+    cdef bint turn_is_over(self) noexcept nogil:
+        """Whether this turn has worked for TURN_NS. Looks at the clock only after some work: 64 messages or 4096 deliveries."""
+        if self.work - self.work_timed > 64:
+            self.work_timed = self.work
+            self.turn_over = self.now_ns() - self.turn_started >= TURN_NS
+        return self.turn_over
 
     cdef void take_stash(self, Connection *connection):
         """Takes input from the stash until it is empty, or a budget or a pause stops it."""
@@ -271,7 +293,8 @@ cdef class Intake(Lifecycle):
         cdef Parsed parsed
         cdef size_t at = 0, used = 0, held
         cdef uint32_t messages = 0
-        cdef uint64_t most_offers = self.offers + self.pass_offers
+        cdef uint64_t offers = self.offers
+        cdef uint64_t most_offers = offers + self.pass_offers
         cdef int event
         while at < size:
             if messages >= self.pass_messages or self.offers >= most_offers or connection.paused or connection.state >= ENDING or connection.doomed:
@@ -297,6 +320,7 @@ cdef class Intake(Lifecycle):
             elif event == FRAME_FAILED:
                 self.fail(connection, <uint8_t>(CAUSE_PROTOCOL + parsed.failure))
                 break
+        self.work += 1 + messages + (self.offers - offers) // 64
         held = frames_held(&connection.parser)
         if held and not frames_in_message(&connection.parser):
             frames_next(&connection.parser, &self.frame_limits, data + at, 0, &used, &parsed)     # gives back the message just handled
@@ -308,9 +332,16 @@ cdef class Intake(Lifecycle):
                 self.arm(connection)
         else:
             connection.message_tick = 0
+        self._forget_parser(connection)
         if self.all.physical > self.hub.memory_bytes:
             self.relieve()
         return at
+
+    cdef void _forget_parser(self, Connection *connection):
+        """What forget_input does, but for the stash, which the caller of `take` may be reading."""
+        if connection.state >= ENDING:
+            self.all.physical -= frames_held(&connection.parser)
+            frames_free(&connection.parser)
 
     cdef void _pong(self, Connection *connection, Parsed *parsed):
         cdef Frame *frame = frame_message(self.all, 10, parsed.data, parsed.size)
@@ -338,8 +369,8 @@ cdef class Intake(Lifecycle):
         if connection.target != NULL and self.direct:
             self.publish_raw(connection, parsed)
             return
-        payload = PyBytes_FromStringAndSize(<char *>parsed.data, <Py_ssize_t>parsed.size)
         try:
+            payload = PyBytes_FromStringAndSize(<char *>parsed.data, <Py_ssize_t>parsed.size)
             if self.handler.on_message(connection_id(connection), self.session_of(connection), payload, parsed.opcode == 1):
                 if connection.state == OPEN:
                     connection.paused |= PAUSED_COMMAND
@@ -353,7 +384,6 @@ cdef class Intake(Lifecycle):
         cdef uint8_t extra[64]
         cdef size_t where = 0
         cdef int problem = 0
-        cdef int64_t offers
         message.channel = channel
         message.payload = parsed.data
         message.size = parsed.size
@@ -382,11 +412,7 @@ cdef class Intake(Lifecycle):
             message.extra_size = 38
         self.all.counters[N_PUBLISHED] += 1
         self.all.counters[N_SEQUENCED] += 1
-        offers = self.hub.deliver(&message, NULL)
-        if offers < 0:
-            self.fail(connection, CAUSE_MEMORY)
-            return
-        self.offers += <uint64_t>offers
+        self.offers += <uint64_t>self.hub.deliver(&message, NULL)
 
     cdef void _bad_payload(self, Connection *connection, word, size_t where):
         try:
@@ -399,7 +425,11 @@ cdef class Intake(Lifecycle):
         if connection.identified:
             return
         if self.entropy_at + 12 > sizeof(self.entropy):
-            getrandom(self.entropy, sizeof(self.entropy), 0)
+            self.entropy_at = 0
+            while self.entropy_at < sizeof(self.entropy):       # up to 256 bytes are never cut short by a signal (getrandom(2))
+                if getrandom(self.entropy + self.entropy_at, 240, 0) != 240:
+                    abort()         # no kernel refuses this; ids that repeat would be worse than an end
+                self.entropy_at += 240
             self.entropy_at = 0
         memcpy(connection.identity, self.entropy + self.entropy_at, 12)
         self.entropy_at += 12

@@ -7,6 +7,8 @@ from broker.native._queue cimport Frame
 
 cdef class Lifecycle(Output):
     cdef bint _passed(self, uint32_t tick) noexcept nogil
+    cdef void queue_input(self, Connection *connection)
+    cdef void forget_input(self, Connection *connection)
     cdef void _close_slow(self, Connection *connection)
     cdef void _report(self, error)
     cdef void _expire_state(self, Connection *connection)

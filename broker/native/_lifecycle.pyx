@@ -52,6 +52,7 @@ cdef class Lifecycle(Output):
                 self.last_byte_written(connection)
             elif connection.cause == CAUSE_TOO_SLOW or connection.cause == CAUSE_MEMORY:
                 self._close_slow(connection)
+                self.forget_input(connection)
 
     cdef void _close_slow(self, Connection *connection):
         cdef uint8_t cause = connection.cause
@@ -59,12 +60,25 @@ cdef class Lifecycle(Output):
         if cause == CAUSE_TOO_SLOW and connection.state == OPEN:
             try:
                 payload = self.handler.on_too_slow(connection_id(connection), self.session_of(connection))
+                if not isinstance(payload, bytes):
+                    raise TypeError("on_too_slow returns a Close payload")
             except BaseException as error:
                 self._report(error)
+                payload = self.closes[cause]
         if connection.state == OPEN or connection.state == HELD:
             self.close_with(connection, payload, cause, False)
         else:
             self.kill(connection, cause)
+
+    cdef void queue_input(self, Connection *connection):
+        """Input that was read already waits for its turn: the intake's."""
+
+    cdef void forget_input(self, Connection *connection):
+        """Gives back the memory of input that will not be looked at again. Not while a read pass is using it."""
+        if connection.state >= ENDING:
+            self.all.physical -= connection.stash_capacity + frames_held(&connection.parser)
+            stash_free(connection)
+            frames_free(&connection.parser)
 
     cdef object session_of(self, Connection *connection):
         return None if connection.session == NULL else <object>connection.session
@@ -88,6 +102,8 @@ cdef class Lifecycle(Output):
             return
         if connection.cause == CAUSE_NONE:
             connection.cause = cause
+        if connection.box.count and connection.box.sequence == 0 and not connection.box.blocked and not connection.box.head_offset:
+            self.flush_connection(connection)       # the 101, queued in this very turn: without it a Close is no frame
         self.leave_channels(connection)
         outbox_discard(self.all, &connection.box)
         connection.box.closed = 1
@@ -107,7 +123,9 @@ cdef class Lifecycle(Output):
         if connection.stash != NULL and not wait_for_peer:
             self.all.physical -= connection.stash_capacity
             stash_free(connection)
-        if not connection.pending:
+        if connection.stash != NULL:
+            self.queue_input(connection)            # what was read comes before what is still in the socket
+        elif not connection.pending:
             self.watch(connection, connection.watched | POLL_IN)
         self.arm(connection)
         self.mark(connection, LANE_CONTROL)
@@ -191,13 +209,10 @@ cdef class Lifecycle(Output):
                 Py_DECREF(<object>connection.sender)
             if connection.held_close != NULL:
                 frame_release(self.all, connection.held_close)
-            self.all.physical -= connection.stash_capacity + frames_held(&connection.parser)
-            stash_free(connection)
-            frames_free(&connection.parser)
+            self.forget_input(connection)
             close_socket(connection.fd, connection.reset)
             table_remove(&self.table, connection)
         self.graves = waiting
-        self.input_evicted = False
 
     # Deadlines.
 
@@ -231,6 +246,7 @@ cdef class Lifecycle(Output):
             self._ping(connection)
         if connection.state >= CLOSING:
             connection.write_tick = 0
+        self.forget_input(connection)
         if connection.state != DEAD:
             self.arm(connection)
 
@@ -245,7 +261,8 @@ cdef class Lifecycle(Output):
             connection.held_close = NULL
             self.end_with(connection, last, connection.cause, True)
         else:
-            connection.reset = 1        # our Close was not taken or not answered in time: the peer is not coming
+            # Nobody is coming; but what the kernel has of an answer may still arrive, and SO_LINGER 0 would throw it away.
+            connection.reset = connection.state == CLOSING or not connection.end_written
             self.kill(connection, connection.cause)
 
     cdef void _ping(self, Connection *connection):

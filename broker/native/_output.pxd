@@ -1,4 +1,5 @@
 # Everything that is written to connections: lanes, flush slices, replies, and the bound of the worker's memory.
+from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
@@ -21,6 +22,7 @@ cdef struct Timing:
 
 cdef class Output:
     cdef Hub hub
+    cdef PyObject *hub_held         # OWNED, released by __dealloc__
     cdef Outboxes *all              # BORROWED from hub
     cdef Table table
     cdef Writer writer
@@ -39,6 +41,7 @@ cdef class Output:
     cdef list closes                # cause -> close payload (code and reason)
     cdef bint small_next
     cdef bint input_evicted
+    cdef bint relieved_in_vain
     cdef bint in_turn
     cdef void _release(self)
     cdef uint64_t now_ns(self) noexcept nogil

@@ -5,18 +5,21 @@ connection whose fate a write decides, or whose queue is full in the middle of a
 when the fan-out or flush is over. Here too: the clock and the memory bound of the worker.
 """
 
-cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 from libc.stdlib cimport calloc, free
 
+from broker.native._connection import CAUSES
 from broker.native._connection cimport (
     CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER_GONE, CAUSE_TOO_SLOW, Connection, DEAD, connection_deadline, connection_id,
     table_free,
 )
-from broker.native._counters cimport G_BLOCKED, N_FLUSHES, N_MEMORY_EVICTIONS
+from broker.native._counters cimport G_BLOCKED, N_FLUSHES, N_MEMORY_EVICTIONS, N_WRITES
 from broker.native._frames cimport frames_held
-from broker.native._hub cimport Hub
+from broker.native._hub cimport Hub, Transport
 from broker.native._poller cimport POLL_OUT, WATCH_CHANGE, poller_close, poller_open, poller_watch
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, VERDICT_PUSH, WROTE_END, WROTE_PING,
@@ -56,15 +59,21 @@ cdef void _relieve(void *owner) noexcept nogil:
     (<Output>owner).relieve()
 
 
-@cython.no_gc_clear     # `all` points into the hub, and __dealloc__ needs it
 cdef class Output:
     def __cinit__(self, Hub hub, handler, closes, call_soon, *, double handshake_seconds, double message_seconds, double ping_seconds,
                   double ping_jitter, double pong_seconds, double write_seconds, double close_seconds, double linger_seconds, **_):
         cdef bytes json_ping = b'\x89\x00\x81\x0f{"type":"ping"}'
+        self.poller = -1
         self.hub = hub
+        # A second reference that the collector does not know of: a worker that is collected as a cycle, without destroy,
+        # would otherwise lose the hub (and its counters) before __dealloc__ releases the frames into it.
+        Py_INCREF(hub)
+        self.hub_held = <PyObject *>hub
         self.all = &hub.all
         self.handler = handler
         self.closes = list(closes)
+        if len(self.closes) < len(CAUSES):
+            raise ValueError(f"{len(self.closes)} close payloads for {len(CAUSES)} causes")
         self.timing.handshake = _ticks(handshake_seconds)
         self.timing.message = _ticks(message_seconds)
         self.timing.ping = _ticks(ping_seconds)
@@ -98,6 +107,10 @@ cdef class Output:
 
     def __dealloc__(self):
         self._release()
+        if self.hub_held != NULL:
+            if (<Hub>self.hub_held).transport.owner == <void *>self:
+                memset(&(<Hub>self.hub_held).transport, 0, sizeof(Transport))     # a hub that outlives us only queues
+            Py_DECREF(<object>self.hub_held)
 
     cdef void _release(self):
         """Frees what is not a connection; the reactor's destroy has killed those."""
@@ -180,6 +193,7 @@ cdef class Output:
         """One write. Never kills: who is gone is doomed, who is done is doomed too, with `end_written` set."""
         cdef Outbox *box = &connection.box
         cdef int flags = 0
+        cdef uint64_t writes = self.all.counters[N_WRITES]
         cdef Wrote wrote = writer_flush(&self.writer, box, connection.fd, &flags)
         if flags & WROTE_PING:
             connection.ping_queued = 0
@@ -195,8 +209,9 @@ cdef class Output:
                 lane_leave(self.all, box)
                 self.watch(connection, connection.watched | POLL_OUT)
                 outbox_conflate(self.all, box)
-            connection.write_tick = self.tick + self.timing.write
-            self.arm(connection)
+            if connection.write_tick == 0 or self.all.counters[N_WRITES] != writes:
+                connection.write_tick = self.tick + self.timing.write       # progress, or the first time
+                self.arm(connection)
             return
         if wrote == WROTE_FAILED:
             self.doom(connection, CAUSE_PEER_GONE)
@@ -213,7 +228,7 @@ cdef class Output:
         return self.all.lane_head[<int>LANE_CONTROL] == NULL and self.all.lane_head[<int>LANE_SMALL] == NULL and self.all.lane_head[<int>LANE_BULK] == NULL
 
     cdef void flush_slice(self):
-        """Writes to marked connections for at most SLICE_NS: control first, then small and bulk fan-outs in turn."""
+        """Writes to marked connections for at most SLICE_NS: every second one of the control lane, else small and bulk in turn."""
         cdef uint64_t until = 0
         cdef int sends = 0
         cdef Outbox *box
@@ -222,14 +237,16 @@ cdef class Output:
         until = self.now_ns() + SLICE_NS
         self.all.counters[N_FLUSHES] += 1
         while True:
-            box = lane_take(self.all, LANE_CONTROL)
+            box = NULL if sends & 1 else lane_take(self.all, LANE_CONTROL)      # a flood of pings must not hold up messages
             if box == NULL:
                 self.small_next = not self.small_next
                 box = lane_take(self.all, LANE_SMALL if self.small_next else LANE_BULK)
-                if box == NULL:
-                    box = lane_take(self.all, LANE_BULK if self.small_next else LANE_SMALL)
-                if box == NULL:
-                    return
+            if box == NULL:
+                box = lane_take(self.all, LANE_BULK if self.small_next else LANE_SMALL)
+            if box == NULL:
+                box = lane_take(self.all, LANE_CONTROL)
+            if box == NULL:
+                return
             self.flush_connection(<Connection *>box)
             sends += 1
             if sends % CLOCK_EVERY == 0 and self.now_ns() >= until:
@@ -263,7 +280,7 @@ cdef class Output:
         cdef uint32_t i
         cdef Connection *connection
         cdef Connection *worst
-        while self.all.physical > target:
+        while self.all.physical > target and not self.relieved_in_vain:
             oldest = self.all.born
             worst = NULL
             most = 0
@@ -283,6 +300,7 @@ cdef class Output:
                 if worst != NULL and most >= 1024 and not self.input_evicted:
                     self.input_evicted = True       # one a turn: its input may be in use right now and is freed at the end
                     self._evict(worst)
+                self.relieved_in_vain = True        # nobody else can go before the end of the turn: do not look again
                 return
             limit = oldest + (self.all.born - oldest) // 16
             for i in range(self.table.capacity):
@@ -297,7 +315,8 @@ cdef class Output:
     cdef void _evict(self, Connection *connection) noexcept nogil:
         self.all.counters[N_MEMORY_EVICTIONS] += 1
         self.doom(connection, CAUSE_MEMORY)
-        outbox_discard(self.all, &connection.box)
+        if connection.box.blocked:
+            outbox_discard(self.all, &connection.box)
 
 
 cdef uint64_t _oldest_frame(Outbox *box) noexcept nogil:

@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
+from libc.string cimport memset
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
@@ -21,8 +22,8 @@ from broker.native._connection cimport (
     CAUSE_ANSWERED, CAUSE_PEER_GONE, Connection, DEAD, DECIDING, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION,
     connection_id, table_find,
 )
-from broker.native._counters cimport G_MEMORY_BYTES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
-from broker.native._hub cimport Channel, Hub
+from broker.native._counters cimport CLOSE_CAUSES, G_MEMORY_BYTES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
+from broker.native._hub cimport Channel, Hub, Transport
 from broker.native._json import PROBLEMS
 from broker.native._intake cimport Intake, MOST_LISTENERS, TAG_LISTENER, put_identity
 from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
@@ -54,6 +55,7 @@ cdef extern from "<malloc.h>" nogil:
         M_TRIM_THRESHOLD
 
 cdef int POLLS = 4
+cdef uint32_t DEADLINES_AFTER_TURNS = 64     # an overload that never ends must not put deadlines off for ever
 cdef uint64_t POLLS_NS = 1000000
 STATES = ("head", "deciding", "open", "held", "closing", "ending", "dead")
 
@@ -86,6 +88,8 @@ cdef class Reactor(Intake):
 
     def turn(self):
         """One turn; see the module. Never raises."""
+        if self.in_turn:
+            return
         self.scheduled = False
         self.in_turn = True
         try:
@@ -99,22 +103,24 @@ cdef class Reactor(Intake):
     cdef void _turn(self):
         cdef Event events[EVENTS]
         cdef Connection *connection
-        cdef uint64_t started = self.now_ns(), tag
-        cdef uint64_t ticks
-        cdef int i, found, polls = 0
-        cdef bint accepted, ticked = False
-        self.tick = <uint32_t>((started - self.started_ns) // 50000000) + 1
+        cdef uint64_t tag, ticks
+        cdef int i, n, found, polls = 0
+        cdef bint accepted, skipped = False
+        self.turn_started = self.now_ns()
+        self.turn_over = False
+        self.tick = <uint32_t>((self.turn_started - self.started_ns) // 50000000) + 1
         self.run_pending()
         while polls < POLLS:
             polls += 1
             accepted = False
             found = poller_wait(self.poller, events, EVENTS, 0)
-            for i in range(found):
+            for n in range(found):
+                i = (n + self.first_event) % found
                 tag = events[i].data.u64
                 if tag >> 32 == 0:
                     if tag == TAG_TICK:
                         read(self.tick_fd, &ticks, sizeof(ticks))
-                        ticked = True
+                        self.ticked = True
                     else:
                         self.accept_some(self.listeners[tag - TAG_LISTENER])
                         accepted = True
@@ -125,22 +131,35 @@ cdef class Reactor(Intake):
                 if events[i].events & POLL_OUT:
                     self.flush_connection(connection)
                 if events[i].events & (POLL_IN | POLL_GONE):
-                    if connection.paused and events[i].events & POLL_GONE:
+                    if self.turn_is_over():     # reported again; the next turn begins here, as the order of events does not change
+                        if not skipped:
+                            self.first_event = <uint32_t>i
+                        skipped = True
+                    elif connection.paused and events[i].events & POLL_GONE:
                         self.kill(connection, CAUSE_PEER_GONE)      # reset while we were not reading
                     else:
                         self.readable(connection)
-            if not accepted and found < EVENTS:
+            if skipped or (not accepted and found < EVENTS):
                 break       # nothing that would be followed at once by more of its own
-            if self.now_ns() - started > POLLS_NS:
+            if self.now_ns() - self.turn_started > POLLS_NS:
                 break
         self.flush_slice()
-        if ticked:
+        if self.ticked:
+            self.ticked_turns += 1
+        # After a stall the answers of thousands lie unread: nobody is late before all that was there has been read.
+        if self.ticked and ((found < EVENTS and not skipped) or self.ticked_turns > DEADLINES_AFTER_TURNS):
+            self.ticked = False
+            self.ticked_turns = 0
             self.run_deadlines()
             if self.accept_paused and <int32_t>(self.accept_again_tick - self.tick) <= 0:
                 self.resume_accept()
         self._end_turn()
 
     cdef void _end_turn(self):
+        self.input_evicted = False
+        self.relieved_in_vain = False
+        if self.all.physical > self.hub.memory_bytes:
+            self.relieve()          # request heads and what was kept aside grow without asking
         self.settle()
         if self.graves != NULL:
             self.bury()
@@ -165,7 +184,8 @@ cdef class Reactor(Intake):
         """Takes what the accept queues hold by now, then lets go of the listeners."""
         cdef int i
         for i in range(self.listener_count):
-            self.accept_some(self.listeners[i])
+            while not self.in_turn and self.accept_some(self.listeners[i]):
+                pass
             poller_watch(self.poller, WATCH_REMOVE, self.listeners[i], 0, 0)
         self.listener_count = 0
         self.schedule()
@@ -194,7 +214,7 @@ cdef class Reactor(Intake):
         self.schedule()
         return True
 
-    def open(self, uint64_t conn, bytes accept, bytes protocol, uint8_t format, session=None, bytes sender=None):
+    def open(self, uint64_t conn, bytes accept not None, bytes protocol, uint8_t format, session=None, bytes sender=None):
         """Answers 101. From now on frames are taken and events may be sent."""
         cdef Connection *connection = self.find(conn)
         if connection == NULL or connection.state != DECIDING:
@@ -218,9 +238,10 @@ cdef class Reactor(Intake):
         self._unpause(connection)
         return True
 
-    def hold(self, uint64_t conn, bytes accept, bytes protocol, bytes payload, uint8_t cause, double seconds):
+    def hold(self, uint64_t conn, bytes accept not None, bytes protocol, bytes payload not None, uint8_t cause, double seconds):
         """A refusal that a page can read: 101 now, Close with `payload` after `seconds`."""
         cdef Connection *connection = self.find(conn)
+        _check_cause(cause)
         if connection == NULL or connection.state != DECIDING:
             return False
         self.answer(connection, accept, protocol)
@@ -235,9 +256,10 @@ cdef class Reactor(Intake):
         self._unpause(connection)
         return True
 
-    def respond(self, uint64_t conn, bytes response, uint8_t cause):
+    def respond(self, uint64_t conn, bytes response not None, uint8_t cause):
         """Answers an HTTP response, whole as given, and closes."""
         cdef Connection *connection = self.find(conn)
+        _check_cause(cause)
         if connection == NULL or connection.state > DECIDING:
             return False
         if cause != CAUSE_ANSWERED:
@@ -246,7 +268,7 @@ cdef class Reactor(Intake):
         self.schedule()
         return True
 
-    def send(self, uint64_t conn, bytes payload):
+    def send(self, uint64_t conn, bytes payload not None):
         """Queues one text message of our own (an event)."""
         cdef Connection *connection = self.find(conn)
         cdef bint queued
@@ -256,16 +278,17 @@ cdef class Reactor(Intake):
         self.schedule()
         return queued
 
-    def close(self, uint64_t conn, bytes payload, uint8_t cause):
+    def close(self, uint64_t conn, bytes payload not None, uint8_t cause):
         """Sends Close (2 bytes of code and a reason, or empty) and ends after the peer's Close or a deadline."""
         cdef Connection *connection = self.find(conn)
+        _check_cause(cause)
         if connection == NULL or (connection.state != OPEN and connection.state != HELD):
             return False
         self.close_with(connection, payload, cause, True)
         self.schedule()
         return True
 
-    def close_all(self, bytes payload, uint8_t cause, bytes response):
+    def close_all(self, bytes payload not None, uint8_t cause, bytes response not None):
         """Closes every session with `payload`, answers every unfinished handshake with `response`; returns how many there were."""
         cdef uint32_t i
         cdef Connection *connection
@@ -287,12 +310,12 @@ cdef class Reactor(Intake):
         self._unpause(connection)
         return True
 
-    def subscribe(self, uint64_t conn, bytes name, uint8_t policy, uint8_t payload, bint receives, bint sends):
+    def subscribe(self, uint64_t conn, bytes name not None, uint8_t policy, uint8_t payload, bint receives, bint sends):
         """Joins a channel; a raw connection publishes to the last one it joined with `sends`. False = gone, or joined already."""
         cdef Connection *connection = self.find(conn)
         cdef Subscription *subscription
         cdef Channel *channel
-        if connection == NULL or connection.box.closed or connection.state not in (OPEN, DECIDING):
+        if connection == NULL or connection.box.closed or connection.state != OPEN:
             return False
         channel = self.hub.channel(name, policy, payload)
         if _subscription(connection, channel) != NULL:
@@ -310,7 +333,7 @@ cdef class Reactor(Intake):
             connection.target = subscription
         return True
 
-    def unsubscribe(self, uint64_t conn, bytes name):
+    def unsubscribe(self, uint64_t conn, bytes name not None):
         """Leaves a channel. What is queued of it is still delivered. False = was not subscribed."""
         cdef Connection *connection = self.find(conn)
         cdef Channel *channel = self.hub.find(name)
@@ -342,7 +365,7 @@ cdef class Reactor(Intake):
             subscription = subscription.next
         return names
 
-    def publish(self, uint64_t conn, bytes name, uint8_t kind, bytes payload, bytes extra, bint echo):
+    def publish(self, uint64_t conn, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None, bint echo):
         """Delivers what a connection published; without `echo` to everyone else. Returns the deliveries caused here."""
         cdef Connection *connection = self.find(conn)
         cdef int64_t offers = self.hub.publish_except(name, kind, payload, extra, NULL if echo or connection == NULL else &connection.box)
@@ -394,6 +417,8 @@ cdef class Reactor(Intake):
         """Ends every connection at once and frees everything. Nothing may be called afterwards."""
         cdef uint32_t i
         cdef Connection *connection
+        if self.in_turn:
+            raise RuntimeError("destroy inside a turn")
         if self.wheel == NULL:
             return
         self.in_turn = True
@@ -401,10 +426,13 @@ cdef class Reactor(Intake):
             connection = self.table.places[i].connection
             if connection != NULL:
                 self.kill(connection, CAUSE_PEER_GONE)
-        self.run_pending()
+        while self.pending != NULL:
+            self.turn_over = False
+            self.run_pending()
         self.settle()
         self.bury()
-        self.hub.transport.owner = NULL
+        if self.hub.transport.owner == <void *>self:
+            memset(&self.hub.transport, 0, sizeof(Transport))   # a hub that outlives us only queues
         self._release()
         close(self.tick_fd)
         self.tick_fd = -1
@@ -428,3 +456,10 @@ cdef Subscription *_subscription(Connection *connection, Channel *channel) noexc
     while subscription != NULL and subscription.channel != <void *>channel:
         subscription = subscription.next
     return subscription
+
+
+cdef int _check_cause(uint8_t cause) except -1:
+    """A cause is an index into the counters."""
+    if cause >= CLOSE_CAUSES:
+        raise ValueError(f"cause {cause}: there are {CLOSE_CAUSES}")
+    return 0
