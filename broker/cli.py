@@ -20,7 +20,7 @@ EXIT_USAGE = 2
 def check_system() -> None:
     """Ends with one line if this machine or this installation cannot run the broker."""
     if not sys.platform.startswith("linux"):
-        _end(f"ws-broker runs on Linux only (it needs epoll and SO_REUSEPORT); this is {sys.platform}")
+        _end(f"runs on Linux only (it needs epoll and SO_REUSEPORT); this is {sys.platform}")
     try:
         importlib.import_module("broker.native._reactor")
     except ImportError as error:
@@ -33,6 +33,12 @@ def check_system() -> None:
 def _end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
     click.echo(f"ws-broker: {line}", err=True)
     raise SystemExit(code)
+
+
+def _one_worker(_: click.Context, __: click.Parameter, workers: int) -> int:
+    if workers != 1:
+        raise click.BadParameter("this version runs one worker process, so only 1 is taken")
+    return workers
 
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -62,7 +68,9 @@ def main() -> None:
 @main.command()
 @click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /.")
 @click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]")
-@click.option("--workers", type=click.IntRange(1, 1), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--workers", type=int, default=1, show_default=True, callback=_one_worker, help="Worker processes; only 1 for now."
+)
 @click.option(
     "--origin",
     "origins",
