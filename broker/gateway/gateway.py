@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from broker.gateway.commands import Commands
 from broker.gateway.driving import Driver
 from broker.gateway.opening import Opening
-from broker.gateway.refusals import CAUSE_OF, Rate, close_payload, problem, response
+from broker.gateway.refusals import CAUSE_OF, Rate, cause_word, close_payload, problem, response
 from broker.gateway.session import Session
 from broker.native._connection import CAUSES
 from broker.native._reactor import Reactor
@@ -127,7 +127,7 @@ class Gateway:
         return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:
-        log.debug("session ended: %s", CAUSES[cause] if cause < len(CAUSES) else cause)
+        log.debug("session ended: %s", cause_word(cause))
 
     def on_error(self, error: BaseException) -> None:
         log.error("an event of one connection failed", exc_info=error)

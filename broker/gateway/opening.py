@@ -20,8 +20,8 @@ from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules,
 
 FORMAT_RAW, FORMAT_JSON = 0, 1
 
-# What a refusal for each reason is in HTTP, for clients that can read a status.
-_STATUS = {"bad_offer": 400, "not_authenticated": 401, "not_permitted": 403}
+# What a refusal for each reason is in HTTP, for clients that can read a status; any other reason is 403.
+_STATUS = {"bad_offer": 400, "not_authenticated": 401, "token_expired": 401, "rate_limited": 429, "overloaded": 503}
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +106,7 @@ class Opening:
                 conn, request.accept, answer, close_payload(row, text=text), cause, self._refusals.hold_seconds()
             )
         else:
-            self._reactor.respond(conn, problem(_STATUS[row.word], text or row.text, row.word), cause)
+            self._reactor.respond(conn, problem(_STATUS.get(row.word, 403), text or row.text, row.word), cause)
 
     def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
         """All or nothing: a raw page cannot be told about single channels."""

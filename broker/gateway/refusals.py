@@ -63,6 +63,13 @@ CAUSE_WORDS: tuple[str, ...] = tuple(
     if (row.word not in CAUSES and row.code >= 4000) or row.code in (1000, 1001, 1003, 1012, 1013)
 )
 CAUSE_OF = {word: FIRST_POLICY_CAUSE_INDEX + index for index, word in enumerate(CAUSE_WORDS)}
+_WORD_OF = dict(enumerate(CAUSES)) | {cause: word for word, cause in CAUSE_OF.items()}
+
+
+def cause_word(cause: int) -> str:
+    """Why a connection ended, for people."""
+    return _WORD_OF.get(cause, f"cause {cause}")
+
 
 _NATIVE_WORDS = {
     "message_timeout": "message_timeout",
