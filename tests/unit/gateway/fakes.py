@@ -5,8 +5,7 @@ from collections.abc import Awaitable
 from typing import Any, NamedTuple, cast
 
 from broker.engine.base import Publication, Receipt
-from broker.gateway.refusals import CAUSE_WORDS
-from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
+from broker.gateway.refusals import cause_word
 from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
 from broker.node import Node
@@ -21,10 +20,6 @@ class Call(NamedTuple):
     verb: str
     conn: int
     given: tuple[Any, ...]
-
-
-def cause_word(index: int) -> str:
-    return CAUSES[index] if index < FIRST_POLICY_CAUSE_INDEX else CAUSE_WORDS[index - FIRST_POLICY_CAUSE_INDEX]
 
 
 class FakeReactor:
