@@ -235,7 +235,7 @@ cdef class Lifecycle(Output):
             self.fail(connection, CAUSE_MESSAGE_TIMEOUT)
         if connection.state < CLOSING and self._passed(connection.pong_tick):
             if connection.paused or connection.pending:
-                connection.pong_tick = self.tick + self.timing.pong     # we are not reading: its pong may lie in the kernel
+                connection.pong_tick = 0        # we are not reading: its pong may lie in the kernel; the next ping asks again
             else:
                 connection.pong_tick = 0
                 self.fail(connection, CAUSE_PONG_TIMEOUT)

@@ -110,6 +110,8 @@ cdef class Reactor(Intake):
         self.turn_over = False
         self.tick = <uint32_t>((self.turn_started - self.started_ns) // 50000000) + 1
         self.run_pending()
+        self.turn_started = self.now_ns()       # the sockets get as long as what waited had, or they would starve behind it
+        self.turn_over = False
         while polls < POLLS:
             polls += 1
             accepted = False
