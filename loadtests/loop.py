@@ -126,6 +126,7 @@ class Subscriber:
         self._arrivals = Arrivals(payload_bytes)
         self._loop = loop
         self.samples: list[int] = []
+        self.dues: list[int] = []
         self.ended: str | None = None
         loop.watch(self._socket.fileno(), self._readable)
 
@@ -136,7 +137,9 @@ class Subscriber:
             data = b""
             self.ended = error.strerror
         now = time.monotonic_ns()
-        self.samples += [now - due for due in self._arrivals.receive_data(data)]
+        dues = self._arrivals.receive_data(data)
+        self.dues += dues
+        self.samples += [now - due for due in dues]
         self.ended = self.ended or self._arrivals.ended or (None if data else "end without Close")
         if not data:
             self._loop.forget(self._socket.fileno())

@@ -12,7 +12,7 @@ from loadtests.crowd import Crowd, Spec
 from loadtests.loop import NS, Loop, Publisher, Subscriber
 from loadtests.report import Progress, Result
 from loadtests.server import Server, kernel_tcp_bytes, need_files
-from loadtests.statistics import Latency, latency, median, paired_ratio
+from loadtests.statistics import Latency, latency, median, paired_ratio, typical_p99
 from loadtests.wire import marked, server_frame
 
 NAME = "stalled"
@@ -53,6 +53,7 @@ def scaled(factor: float) -> Size:
 @dataclass(frozen=True)
 class Run:
     latency: Latency
+    typical_p99: float
     rss_growth_bytes: int
     rss_bytes: int
     most_unsent_bytes: int
@@ -93,6 +94,11 @@ def run(size: Size, progress: Progress) -> Result:
         paired_ratio([(one.latency.p99, other.latency.p99) for one, other in pairs]),
         "x",
         most=MOST_RATIO,
+    )
+    result.add(
+        "p99 of a typical second, stalled / control",
+        paired_ratio([(one.typical_p99, other.typical_p99) for one, other in pairs]),
+        "x",
     )
     stalled = runs[True]
     result.add("RSS of the broker at its end", max(one.rss_bytes for one in stalled) / MIB, "MiB")
@@ -141,12 +147,15 @@ def _measure_on(server: Server, size: Size, stall: bool) -> Run:
         warm = [len(subscriber.samples) for group in subscribers for subscriber in group]
         loop.run_until(until + NS // 2)
         everybody = [subscriber for group in subscribers for subscriber in group]
-        samples = [
-            sample for subscriber, first in zip(everybody, warm, strict=True) for sample in subscriber.samples[first:]
-        ]
+        timed = [
+            sample
+            for subscriber, first in zip(everybody, warm, strict=True)
+            for sample in zip(subscriber.dues[first:], subscriber.samples[first:], strict=True)
+        ] or [(0, 0)]
         unsent = server.unsent_bytes()
         found = Run(
-            latency(samples or [0]),
+            latency([sample for _, sample in timed]),
+            typical_p99(timed),
             server.rss_bytes() - rss,
             server.rss_bytes(),
             max(unsent, default=0),

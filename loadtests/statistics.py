@@ -4,7 +4,7 @@ Used by all scenarios; knows no socket and no clock.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NS_PER_MS = 1_000_000
@@ -45,6 +45,14 @@ def latency(samples_ns: Sequence[int]) -> Latency:
         percentile(samples_ns, 99) / NS_PER_MS,
         max(samples_ns) / NS_PER_MS,
     )
+
+
+def typical_p99(timed: Iterable[tuple[int, int]]) -> float:
+    """Of (due, latency) in ns: p99 of each second, the median of those, in ms. A few bad seconds leave it alone."""
+    seconds: dict[int, list[int]] = {}
+    for due_ns, sample in timed:
+        seconds.setdefault(due_ns // 1_000_000_000, []).append(sample)
+    return median([percentile(samples, 99) for samples in seconds.values()]) / NS_PER_MS
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]]) -> float:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.statistics import Latency, latency, median, paired_ratio, percentile
+from loadtests.statistics import Latency, latency, median, paired_ratio, percentile, typical_p99
 
 SAMPLES = st.lists(st.integers(0, 10**9), min_size=1)
 
@@ -59,3 +59,9 @@ def test_the_median_is_the_middle(values: list[float], middle: float) -> None:
 
 def test_one_disturbed_pair_does_not_move_the_ratio() -> None:
     assert paired_ratio([(2.0, 2.0), (100.0, 1.0), (3.0, 3.0)]) == 1.0
+
+
+def test_one_bad_second_does_not_move_the_typical_one_and_a_bad_majority_does() -> None:
+    second, ms = 1_000_000_000, 1_000_000
+    assert typical_p99([(0, ms), (second, 900 * ms), (2 * second, 3 * ms)]) == 3.0
+    assert typical_p99([(0, ms), (second, 900 * ms), (second + 5, ms), (2 * second, 800 * ms)]) == 800.0
