@@ -12,7 +12,6 @@ from msgspec import Meta
 
 Payload = Literal["any", "json", "text", "binary"]
 QueuePolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
-RawGap = Literal["close", "ignore"]
 RefusalStyle = Literal["auto", "close", "http"]
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -125,8 +124,6 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload: Payload = "any"
     # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message.
     queue: QueuePolicy = "disconnect"
-    # Raw subscribers cannot be told of a gap: close them, or let them miss messages.
-    raw_gap: RawGap = "close"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,6 @@ from broker.native._request cimport RequestLimits
 
 cdef enum:
     MOST_LISTENERS = 64
-    READ_BYTES = 65536
     TAG_LISTENER = 1        # epoll tags below 2**32 have generation 0, which no connection has: TAG_LISTENER + index
 
 cdef class Intake(Lifecycle):
@@ -25,7 +24,8 @@ cdef class Intake(Lifecycle):
     cdef bint text_ping
     cdef FrameLimits frame_limits
     cdef RequestLimits request_limits
-    cdef uint8_t *input             # OWNED, READ_BYTES: the one read buffer
+    cdef uint8_t *input             # OWNED, read_bytes: the one read buffer
+    cdef uint32_t read_bytes
     cdef uint8_t entropy[4080]
     cdef uint32_t entropy_at
     cdef uint64_t offers            # deliveries caused since start, to bound those of one read pass

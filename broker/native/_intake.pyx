@@ -49,7 +49,7 @@ cdef uint32_t ACCEPT_PAUSE_TICKS = 4    # 200 ms until accept is tried again aft
 cdef class Intake(Lifecycle):
     def __cinit__(self, Hub hub, handler, closes, call_soon, *, uint32_t max_head_bytes, uint32_t max_headers,
                   uint64_t max_message_bytes, uint32_t max_fragments, uint32_t max_connections, int max_json_depth,
-                  uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, bint direct=True, **_):
+                  uint32_t read_pass_bytes, uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, bint direct=True, **_):
         self.call_soon = call_soon
         self.max_connections = max_connections
         self.pass_messages = read_pass_messages
@@ -62,7 +62,8 @@ cdef class Intake(Lifecycle):
         self.request_limits.max_head_bytes = max_head_bytes
         self.request_limits.max_headers = max_headers
         self.entropy_at = sizeof(self.entropy)
-        self.input = <uint8_t *>malloc(READ_BYTES)          # freed by __dealloc__
+        self.read_bytes = read_pass_bytes
+        self.input = <uint8_t *>malloc(self.read_bytes)          # freed by __dealloc__
         if self.input == NULL:
             raise MemoryError
 
@@ -144,7 +145,7 @@ cdef class Intake(Lifecycle):
         if connection.paused or connection.pending:
             self.watch(connection, connection.watched & ~POLL_IN)
             return
-        got = read_some(connection.fd, self.input, READ_BYTES)
+        got = read_some(connection.fd, self.input, self.read_bytes)
         if got == SOCKET_AGAIN:
             return
         if got == 0 and connection.state == ENDING and not connection.end_written:
@@ -171,7 +172,7 @@ cdef class Intake(Lifecycle):
     cdef void keep(self, Connection *connection, uint8_t *data, size_t size):
         """Copies input that was read but not taken; it runs before the next poll, or after resume."""
         cdef uint32_t before = connection.stash_capacity
-        if not stash_append(connection, data, size, READ_BYTES + 65536):
+        if not stash_append(connection, data, size, 2 * <size_t>self.read_bytes):
             self.fail(connection, CAUSE_MEMORY)
             return
         self.all.physical += connection.stash_capacity - before
@@ -236,7 +237,7 @@ cdef class Intake(Lifecycle):
         cdef Request request
         if connection.stash != NULL:
             scanned = connection.stash_at
-            if not stash_append(connection, data, size, self.request_limits.max_head_bytes + READ_BYTES):
+            if not stash_append(connection, data, size, self.request_limits.max_head_bytes + self.read_bytes):
                 self.kill(connection, CAUSE_MEMORY)
                 return
             self.all.physical += connection.stash_capacity - before
@@ -245,7 +246,7 @@ cdef class Intake(Lifecycle):
         end = request_end(data, size, &self.request_limits, &scanned)
         if end == 0:
             if connection.stash == NULL:
-                if not stash_append(connection, data, size, READ_BYTES):
+                if not stash_append(connection, data, size, self.read_bytes):
                     self.kill(connection, CAUSE_MEMORY)
                     return
                 self.all.physical += connection.stash_capacity
@@ -272,7 +273,7 @@ cdef class Intake(Lifecycle):
             if connection.stash_at == connection.stash_size:
                 self._release_stash(connection)
         elif <size_t>end < size:
-            if not stash_append(connection, data + end, size - <size_t>end, READ_BYTES):
+            if not stash_append(connection, data + end, size - <size_t>end, self.read_bytes):
                 self.kill(connection, CAUSE_MEMORY)
                 return
             self.all.physical += connection.stash_capacity

@@ -49,6 +49,7 @@ class Reactor:
         max_fragments: int,
         max_connections: int,
         max_json_depth: int,
+        read_pass_bytes: int,
         read_pass_messages: int,
         read_pass_offers: int,
         handshake_seconds: float,
