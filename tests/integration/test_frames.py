@@ -139,13 +139,13 @@ async def test_a_ping_flood_from_a_client_that_reads_nothing_costs_no_memory(bro
     await flooder.send(frame(PING, b"%125d" % 0))
     await turns()
     before = broker.worker.hub.memory
-    for first in range(1, 20_001, 500):
+    for first in range(1, 5_001, 500):
         await flooder.send(b"".join(frame(PING, b"%125d" % i) for i in range(first, first + 500)))
-    await wait_until(lambda: broker.counter("n_pongs_coalesced") >= 20_000)
+    await wait_until(lambda: broker.counter("n_pongs_coalesced") >= 5_000)
     assert broker.worker.hub.memory - before < 1024
     seen: list[bytes] = []
     messages = 0
-    while not seen or int(seen[-1]) < 20_000:
+    while not seen or int(seen[-1]) < 5_000:
         opcode, payload = await flooder.frame()
         messages += opcode == BINARY and len(payload) == size
         if opcode == PONG:
