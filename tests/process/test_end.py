@@ -2,8 +2,8 @@
 
 import signal
 import socket
-import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +12,14 @@ from tests.integration.harness import JSON
 from tests.process.command import Served, read_end, read_exactly, read_frame, read_head, say_goodbye, serving
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> list[str]:
+    """Flags of a broker that would wait longer for its clients than a test waits for its end."""
+    file = tmp_path / "broker.toml"
+    file.write_text("[limits]\nclose_seconds = 300.0\nlinger_seconds = 300.0\n")
+    return ["--config", str(file)]
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=["SIGTERM", "SIGINT"])
@@ -24,11 +32,9 @@ def test_every_session_is_told_1001_and_the_status_is_0(number: int) -> None:
         assert broker.errors == ""
 
 
-def test_without_any_client_it_ends_at_once() -> None:
-    with serving() as broker:
-        before = time.monotonic()
+def test_without_any_client_it_ends_at_once(patient: list[str]) -> None:
+    with serving(*patient) as broker:
         assert broker.stop() == 0
-        assert time.monotonic() - before < 2
 
 
 def test_what_was_sent_before_the_end_is_delivered_before_the_close() -> None:
@@ -45,41 +51,37 @@ def test_what_was_sent_before_the_end_is_delivered_before_the_close() -> None:
         assert broker.status() == 0
 
 
-def test_connections_that_a_browser_opened_in_advance_do_not_hold_it_up() -> None:
-    with serving() as broker:
+def test_connections_that_a_browser_opened_in_advance_do_not_hold_it_up(patient: list[str]) -> None:
+    with serving(*patient) as broker:
         idle = [broker.connect() for _ in range(4)]
         idle[0].sendall(b"GET /ws HTT")
         say_goodbye_to = broker.open()
-        before = time.monotonic()
         broker.signal(signal.SIGTERM)
         assert say_goodbye(say_goodbye_to) == 1001
         for client in idle:
             with closing(client):
                 assert read_end(client).startswith(b"HTTP/1.1 503 ")
         assert broker.status() == 0
-        assert time.monotonic() - before < 2
 
 
-def test_clients_that_neither_read_nor_answer_hold_it_up_for_a_few_seconds_at_most() -> None:
-    with serving() as broker:
+def test_clients_that_neither_read_nor_answer_hold_it_up_until_their_deadlines(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text("[limits]\nclose_seconds = 0.2\nlinger_seconds = 0.2\n")
+    with serving("--config", str(file)) as broker:
         silent = [broker.open(), broker.open(), broker.connect()]
-        before = time.monotonic()
         assert broker.stop() == 0
-        assert time.monotonic() - before < 10  # close_seconds and linger_seconds are 5 and 2
         for client in silent:
             client.close()
 
 
 @pytest.mark.parametrize("second", SIGNALS, ids=["SIGTERM", "SIGINT"])
-def test_a_second_signal_ends_it_without_waiting_for_the_silent(second: int) -> None:
-    with serving() as broker:
+def test_a_second_signal_ends_it_without_waiting_for_the_silent(second: int, patient: list[str]) -> None:
+    with serving(*patient) as broker:
         silent = broker.open()
-        before = time.monotonic()
         broker.signal(signal.SIGTERM)
         assert read_frame(silent)[0] == 8
         broker.signal(second)
         assert broker.status() == 0
-        assert time.monotonic() - before < 2
         silent.close()
 
 
