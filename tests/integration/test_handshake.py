@@ -304,9 +304,9 @@ async def test_a_slow_request_is_cut_at_the_deadline_however_it_drips(broker: Br
     for i in range(5):
         await dripping.send(request()[i : i + 1])
         await broker.has_read(len(request(offer="news")) + i + 1)
-        broker.advance(1.9)
+        broker.advance(1.8)
     assert broker.closed_by_cause() == {}
-    broker.advance(1)
+    broker.advance(1.1)
     await broker.ended_for("handshake_timeout", 2)
     assert await silent.closed() == b""
     assert await dripping.closed() == b""

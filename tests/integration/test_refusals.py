@@ -19,10 +19,10 @@ async def ask(broker: Broker, offer: str | None, origin: str | None, target: str
 
 async def readable(broker: Broker, client: Client, reason: str, code: int = 4500) -> None:
     """The Close is held back for one to three seconds, then says why."""
-    broker.advance(0.9)
+    broker.advance(0.4)
     await turns()
     assert client.silent(), "it came too early"
-    broker.advance(2.3)
+    broker.advance(2.8)
     assert await client.close_frame() == (code, reason)
     await client.send(close(code))
     assert await client.closed() == b""
