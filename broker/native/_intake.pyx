@@ -125,7 +125,8 @@ cdef class Intake(Lifecycle):
             self.arm(connection)
             self.all.counters[N_ACCEPTED] += 1
             self.all.counters[G_CONNECTIONS] += 1
-            if self.table.used > self.max_connections:
+            if self.table.used - self.refusing > self.max_connections:
+                self.refusing += 1
                 self.all.counters[N_REFUSED_FULL] += 1
                 self._respond(connection, self.closes[CAUSE_FULL], CAUSE_FULL)      # before any work for it
             else:

@@ -6,6 +6,8 @@ from broker.native._output cimport Output
 from broker.native._queue cimport Frame
 
 cdef class Lifecycle(Output):
+    cdef uint32_t refusing          # connections that are being told 503: they take no place from those that may come in
+
     cdef bint _passed(self, uint32_t tick) noexcept nogil
     cdef void queue_input(self, Connection *connection)
     cdef void forget_input(self, Connection *connection)

@@ -16,8 +16,8 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from broker.native._connection cimport (
-    CAUSE_CALLBACK_ERROR, CAUSE_DECISION_TIMEOUT, CAUSE_HANDSHAKE_TIMEOUT, CAUSE_MEMORY, CAUSE_MESSAGE_TIMEOUT, CAUSE_NONE,
-    CAUSE_PEER_GONE, CAUSE_PONG_TIMEOUT, CAUSE_TOO_SLOW, CAUSE_WRITE_TIMEOUT, CLOSING, Connection, DEAD, DECIDING, ENDING,
+    CAUSE_CALLBACK_ERROR, CAUSE_DECISION_TIMEOUT, CAUSE_FULL, CAUSE_HANDSHAKE_TIMEOUT, CAUSE_MEMORY, CAUSE_MESSAGE_TIMEOUT,
+    CAUSE_NONE, CAUSE_PEER_GONE, CAUSE_PONG_TIMEOUT, CAUSE_TOO_SLOW, CAUSE_WRITE_TIMEOUT, CLOSING, Connection, DEAD, DECIDING, ENDING,
     HEAD, HELD, OPEN, connection_id, stash_free, table_remove,
 )
 from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
@@ -210,6 +210,8 @@ cdef class Lifecycle(Output):
             if connection.held_close != NULL:
                 frame_release(self.all, connection.held_close)
             self.forget_input(connection)
+            if connection.cause == CAUSE_FULL:
+                self.refusing -= 1
             close_socket(connection.fd, connection.reset)
             table_remove(&self.table, connection)
         self.graves = waiting

@@ -88,6 +88,8 @@ cdef class Reactor(Intake):
 
     def turn(self):
         """One turn; see the module. Never raises."""
+        if self.wheel == NULL:
+            return      # destroyed after it was scheduled
         if self.in_turn:
             return
         self.scheduled = False

@@ -53,6 +53,18 @@ async def test_a_crowd_before_a_full_server_changes_nothing_for_those_inside(bro
     await broker.ended_for("full", 200)
 
 
+@pytest.mark.parametrize("broker", [{"limits_max_connections": 3}], indirect=True)
+async def test_those_who_were_refused_and_linger_take_no_place_from_others(broker: Broker) -> None:
+    members = [await broker.open("news") for _ in range(3)]
+    for _ in range(10):
+        assert (await (await broker.connect()).answer()).status == 503
+    broker.leave(members[1:])
+    await wait_until(lambda: broker.counter("g_sessions") == 1)
+    for _ in range(2):
+        await (await broker.open("news")).caught_up()
+    assert (await (await broker.connect()).answer()).status == 503
+
+
 async def test_a_thousand_clients_that_arrive_at_once_are_all_served(broker: Broker) -> None:
     sockets = [socket.socket() for _ in range(1000)]
     clients = [Client(each) for each in sockets]
