@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -31,7 +32,8 @@ CHROMIUM_FLAGS = [
     # Pages that a test makes up come from no address, and such a page may not speak to loopback.
     "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets",
 ]
-COMMAND = [sys.executable, "-m", "broker", "serve", "--dev", "--listen"]
+CONFIG = Path(__file__).with_name("broker.toml")
+COMMAND = [sys.executable, "-m", "broker", "serve", "--dev", "--config", str(CONFIG), "--listen"]
 STOP_SECONDS = 20.0
 PATIENCE_MS = 15_000
 
