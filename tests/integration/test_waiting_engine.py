@@ -282,7 +282,9 @@ async def test_a_waiting_publisher_is_not_cut_for_a_pong_that_nobody_reads(
     for _ in range(4):
         broker.advance(11)
     engine.sequence()
-    assert (await client.frame()).payload == b"x"
+    while (got := await client.frame()).opcode == PING:
+        pass  # asked again while it was not read
+    assert got.payload == b"x"
 
 
 async def test_a_worker_that_ends_says_1001_to_a_publisher_whose_command_waits(
