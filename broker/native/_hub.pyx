@@ -307,7 +307,7 @@ cdef class Hub:
             self.transport.relieve(self.transport.owner)
         return offers
 
-    def publish(self, bytes name, uint8_t kind, bytes payload, bytes extra=b""):
+    def publish(self, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None=b""):
         """Queues a validated, sequenced payload for every subscription of the channel here; returns their number.
 
         Nothing is written before the next turn: whoever is outside of one calls the reactor's publish, which asks for a turn.

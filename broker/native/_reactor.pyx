@@ -187,10 +187,13 @@ cdef class Reactor(Intake):
     def stop_accepting(self):
         """Takes what the accept queues hold by now, then lets go of the listeners."""
         cdef int i
+        cdef bint in_turn = self.in_turn
+        self.in_turn = True     # a callback may not make a turn either: it would free what accept_some is reading for
         for i in range(self.listener_count):
-            while not self.in_turn and self.accept_some(self.listeners[i]):
+            while not in_turn and self.accept_some(self.listeners[i]):
                 pass
             poller_watch(self.poller, WATCH_REMOVE, self.listeners[i], 0, 0)
+        self.in_turn = in_turn
         self.listener_count = 0
         self.schedule()
 
