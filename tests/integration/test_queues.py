@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "limits_max_message_bytes": 65_536,
     "limits_notsent_lowat_bytes": 4096,
 }
+NATIVE_BUILD = os.environ.get("BROKER_NATIVE_BUILD", "release")
 ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
@@ -475,7 +476,9 @@ async def test_twenty_thousand_connections_that_come_and_go_leave_no_memory_behi
         await crowd(0, 4000)
         before = resident_bytes()
         await crowd(4000, 16_000)
-        assert resident_bytes() - before < 4 << 20
+        # AddressSanitizer keeps what was freed for a while, 256 MiB at most.
+        allowed = (300 if NATIVE_BUILD == "asan" else 4) << 20
+        assert resident_bytes() - before < allowed
         assert broker.worker.hub.names() == []
         assert broker.counter("n_opened") == 20_000
         assert broker.counter("g_memory_bytes") < 1000

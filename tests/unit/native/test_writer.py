@@ -98,6 +98,19 @@ def test_what_was_gathered_for_one_is_right_for_the_next_and_wrong_for_who_waits
         assert seen(made[3].data) == everything
 
 
+def test_who_is_in_the_middle_of_a_frame_is_not_sent_what_was_gathered_whole() -> None:
+    queues = Queues(PLENTY, 10_000)
+    with readers(queues, *[("raw", {b"a": "disconnect"})] * 2) as (first, second):
+        publish(queues, b"a", "one", "two", "three")
+        begun = second.queue.write(3)
+        assert first.flush() == "all"
+        assert second.flush() == "all"
+        first.read()
+        second.read()
+        assert begun + second.data == first.data
+        assert texts(first.data) == ["one", "two", "three"]
+
+
 def test_frames_of_earlier_bursts_are_never_sent_again() -> None:
     queues = Queues(PLENTY, 10_000)
     with readers(queues, *[("raw", {b"a": "disconnect"})] * 3) as made:
