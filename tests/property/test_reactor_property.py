@@ -1,0 +1,255 @@
+"""A whole reactor under peers and callbacks that do anything at any moment, in any order.
+
+Peers send whole, cut and forbidden frames, half-close, reset, stop reading; callbacks call verbs on their own and on
+other connections, or raise. Invariant: however it went, every delivery is accounted for, every session ends once, and
+when all have left no connection, frame, queue slot or byte of memory is left of them.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from broker.gateway.refusals import CAUSE_OF
+from broker.native._request import Request
+from tests.client_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from tests.integration.turning import ANY_PAYLOAD, BAD_REQUEST, REQUEST, TEXT_KIND, TOO_SLOW, Peer, Turning, accept
+
+BYE = (1001).to_bytes(2) + b"bye"
+GOING_AWAY = CAUSE_OF["going_away"]
+NAMES = (b"disconnect", b"oldest", b"newest", b"latest")  # each channel's policy is its place
+LIMITS = {
+    "ping_seconds": 2.0,
+    "pong_seconds": 1.0,
+    "write_seconds": 3.0,
+    "message_seconds": 2.0,
+    "handshake_seconds": 4.0,
+    "linger_seconds": 1.0,
+    "close_seconds": 1.0,
+}
+
+sizes = st.sampled_from([1, 100, 5000, 60_000])
+names = st.sampled_from(range(len(NAMES)))
+# What a callback does: a verb, which connection (0 = its own), and numbers that the verb uses as it likes.
+verbs = st.sampled_from(
+    [
+        "close",
+        "join",
+        "leave",
+        "publish",
+        "send",
+        "resume",
+        "respond",
+        "look",
+        "raise",
+        "exit",
+        "turn",
+        "stop",
+        "nothing",
+    ]
+)
+plans = st.tuples(verbs, st.integers(0, 9), names, sizes, st.booleans())
+Plan = tuple[str, int, int, int, bool]
+
+good = st.builds(
+    frame,
+    st.sampled_from([TEXT, TEXT, TEXT, BINARY, PING, PONG]),
+    st.sampled_from([b"hello", b"ping", b"{}", b"", b"x" * 125]),
+)
+large = st.builds(frame, st.just(BINARY), st.sampled_from([b"y" * 200, b"y" * 4000, b"y" * 60_000]))
+odd = st.builds(
+    lambda opcode, payload, fin, masked: frame(opcode, payload, fin=fin, mask=b"\1\2\3\4" if masked else None),
+    st.sampled_from([TEXT, BINARY, CONTINUATION, CLOSE, PING, 0x3]),
+    st.sampled_from([b"hello", b"", b"\x03\xe8", b"\xff", b"y" * 200]),
+    st.booleans(),
+    st.sampled_from([True, True, True, False]),
+)
+frames = st.integers(0, 9).flatmap(lambda n: odd if n == 9 else large if n == 8 else good)
+ends = st.sampled_from([Peer.half_close, Peer.reset, Peer.close])
+
+
+class Anything(RuleBasedStateMachine):
+    @initialize(
+        queue_bytes=st.sampled_from([2000, 20_000, 1 << 20]),
+        queue_messages=st.sampled_from([8, 64, 1 << 15]),
+        memory=st.sampled_from([1 << 16, 1 << 20, 1 << 28]),
+        places=st.sampled_from([3, 1000]),
+        messages=st.sampled_from([1, 3, 1024]),
+        offers=st.sampled_from([1, 5, 1 << 16]),
+    )
+    def begin(
+        self, queue_bytes: int, queue_messages: int, memory: int, places: int, messages: int, offers: int
+    ) -> None:
+        self.world = Turning(
+            **LIMITS,
+            send_queue_bytes=queue_bytes,
+            send_queue_messages=queue_messages,
+            memory_bytes=memory,
+            max_connections=places,
+            read_pass_messages=messages,
+            read_pass_offers=offers,
+        )
+        self.plans: deque[list[Plan]] = deque()
+        self.undecided: list[tuple[int, Request]] = []
+        self.world.when_requested = self.requested
+        self.world.when_message = self.message
+        self.world.when_too_slow = self.too_slow
+        self.world.when_ended = self.ended
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.plans.clear()
+            self.world.end_everybody()
+            self.world.check()
+        finally:
+            self.world.destroy()
+        assert self.world.counter("g_frames") == 0
+        assert self.world.hub.memory == 0
+
+    # Callbacks.
+
+    def act(self, conn: int) -> bool:
+        """Carries out what is planned for the next callback; True when the last of it says so."""
+        flag = False
+        known = self.world.requests
+        for verb, which, name, size, flag in self.plans.popleft() if self.plans else ():
+            self.verb(verb, known[-which] if 0 < which <= len(known) else conn, name, size, flag)
+        return flag
+
+    def verb(self, verb: str, conn: int, name: int, size: int, flag: bool) -> None:
+        reactor = self.world.reactor
+        actions: dict[str, Callable[[], object]] = {
+            "close": lambda: reactor.close(conn, BYE, GOING_AWAY),
+            "join": lambda: reactor.subscribe(conn, NAMES[name], name, ANY_PAYLOAD, size < 60_000, flag),
+            "leave": lambda: reactor.unsubscribe(conn, NAMES[name]),
+            "publish": lambda: reactor.publish(conn, NAMES[name], TEXT_KIND, b"p" * size, b"", flag),
+            "send": lambda: reactor.send(conn, b"s" * size),
+            "resume": lambda: reactor.resume(conn),
+            "respond": lambda: reactor.respond(conn, BAD_REQUEST, 4),
+            "look": lambda: (reactor.session_id(conn), reactor.address(conn), reactor.subscriptions(conn)),
+            "turn": lambda: reactor.turn(),
+            "stop": lambda: reactor.close_all(BYE, GOING_AWAY, BAD_REQUEST) if size == 1 else None,
+            "nothing": lambda: None,
+        }
+        if verb == "raise":
+            raise RuntimeError("planned")
+        if verb == "exit":
+            raise SystemExit("planned")
+        actions[verb]()
+
+    def requested(self, conn: int, request: Request) -> None:
+        kind = self.plans[0][0][1] if self.plans else 8 + len(self.world.requests) % 2
+        if kind == 1:
+            self.undecided.append((conn, request))
+        elif kind == 2:
+            self.world.reactor.hold(conn, accept(request), None, b"\x11\x94no", CAUSE_OF["not_permitted"], 0.1)
+        elif kind == 3:
+            self.world.reactor.respond(conn, BAD_REQUEST + b"z" * 300_000, 4)
+        else:
+            self.world.reactor.open(conn, accept(request), None, kind % 2, ("session", conn))
+            for name in range(kind // 2):  # the odd ones speak JSON
+                self.world.reactor.subscribe(conn, NAMES[name], name, ANY_PAYLOAD, True, name == 1)
+        self.act(conn)
+
+    def message(self, conn: int, payload: bytes) -> bool:
+        return self.act(conn)
+
+    def too_slow(self, conn: int) -> bytes:
+        self.act(conn)
+        return TOO_SLOW
+
+    def ended(self, conn: int) -> None:
+        self.act(conn)
+
+    # What happens.
+
+    def peer(self, which: int) -> Peer:
+        return self.world.peers[which % len(self.world.peers)]
+
+    @rule(planned=st.lists(st.lists(plans, min_size=1, max_size=4), min_size=1, max_size=4))
+    def plan(self, planned: list[list[Plan]]) -> None:
+        self.plans.extend(planned)
+
+    @rule(cut=st.integers(0, len(REQUEST)), rest=st.booleans(), early=st.booleans(), small=st.booleans())
+    def connect(self, cut: int, rest: bool, early: bool, small: bool) -> None:
+        whole = REQUEST + (frame(TEXT, b"early") if early else b"")
+        peer = self.world.connect(whole[:cut], receive_buffer=4096 if small else None)
+        if rest:
+            self.world.turns(1)
+            with suppress(OSError):
+                peer.send(whole[cut:])
+
+    @rule(count=st.integers(1, 4))
+    def connect_whole(self, count: int) -> None:
+        for _ in range(count):
+            self.world.connect(REQUEST)
+        self.world.turns(2)
+
+    @precondition(lambda self: self.world.peers)
+    @rule(which=st.integers(0, 99), sent=st.lists(frames, min_size=1, max_size=8), times=st.sampled_from([1, 1, 10]))
+    def send(self, which: int, sent: list[bytes], times: int) -> None:
+        with suppress(OSError):  # closed, or its socket is full
+            self.peer(which).sock.send(b"".join(sent) * times)
+
+    @precondition(lambda self: self.world.peers)
+    @rule(which=st.integers(0, 99), count=st.integers(1, 5), how=ends, planned=st.lists(plans, min_size=1, max_size=4))
+    def send_and_end(self, which: int, count: int, how: Callable[[Peer], None], planned: list[Plan]) -> None:
+        """The end lies behind the messages when the callback of the first one runs."""
+        self.plans.appendleft(planned)
+        with suppress(OSError):
+            self.peer(which).sock.send(frame(TEXT, b"hello") * count)
+            how(self.peer(which))
+        self.world.turns(1)
+
+    @precondition(lambda self: self.world.peers)
+    @rule(which=st.integers(0, 99), cut=frames, at=st.integers(1, 200))
+    def send_cut(self, which: int, cut: bytes, at: int) -> None:
+        with suppress(OSError):
+            self.peer(which).sock.send(cut[:at])
+
+    @precondition(lambda self: self.world.peers)
+    @rule(which=st.integers(0, 99), size=st.sampled_from([100, 1 << 20]))
+    def read(self, which: int, size: int) -> None:
+        with suppress(OSError):
+            self.peer(which).sock.recv(size)
+
+    @precondition(lambda self: self.world.peers)
+    @rule(which=st.integers(0, 99), how=ends)
+    def end(self, which: int, how: Callable[[Peer], None]) -> None:
+        with suppress(OSError):  # ended before
+            how(self.peer(which))
+
+    @rule(name=names, size=sizes, times=st.sampled_from([1, 30, 100]))
+    def publish(self, name: int, size: int, times: int) -> None:
+        for _ in range(times):
+            self.world.hub.publish(NAMES[name], TEXT_KIND, b"p" * size)
+
+    @rule(count=st.integers(1, 4))
+    def turn(self, count: int) -> None:
+        self.world.turns(count)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.reactor.advance(seconds)
+
+    @precondition(lambda self: self.undecided)
+    @rule(format=st.integers(0, 1))
+    def decide_late(self, format: int) -> None:
+        conn, request = self.undecided.pop()
+        self.world.reactor.open(conn, accept(request), None, format, ("session", conn))
+
+    @precondition(lambda self: self.world.requests)
+    @rule(plan=plans)
+    def act_between_turns(self, plan: Plan) -> None:
+        verb, which, name, size, flag = plan
+        if verb not in ("raise", "exit"):
+            self.verb(verb, self.world.requests[-1 - which % len(self.world.requests)], name, size, flag)
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(stateful_step_count=60)
