@@ -67,6 +67,8 @@ cdef struct Outbox:
     uint32_t count                  # slots in use, tombstones too
     uint32_t capacity               # power of two
     uint32_t tombstones
+    uint32_t gaps                   # slots that are gap notices: not counted against the bounds, at most one a subscription
+    uint32_t lossy_from             # sequence before which nothing stands that may be lost
     uint32_t sequence               # sequence of the first slot; wraps
     uint32_t head_offset            # bytes of the first frame already written; > 0: it can no longer be dropped
     uint32_t bytes                  # payload bytes of live slots
@@ -100,7 +102,7 @@ cdef void outbox_init(Outbox *box, uint32_t slot) noexcept nogil
 cdef void outbox_free(Outboxes *all, Outbox *box) noexcept nogil
 # Appends one slot and takes its own reference to `frame`. False = no memory.
 cdef bint outbox_push(Outboxes *all, Outbox *box, Frame *frame, Subscription *subscription) noexcept nogil
-# Whether `size` more bytes are within the bound (bytes + SLOT_BYTES a slot, and messages).
+# Whether `size` more bytes are within the bound (bytes + SLOT_BYTES a slot, and messages; gap notices not yet written are free).
 cdef bint outbox_fits(const Outboxes *all, const Outbox *box, size_t size) noexcept nogil
 
 cdef enum Verdict:

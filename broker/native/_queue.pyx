@@ -155,7 +155,7 @@ cdef bint outbox_push(Outboxes *all, Outbox *box, Frame *frame, Subscription *su
 
 
 cdef bint outbox_fits(const Outboxes *all, const Outbox *box, size_t size) noexcept nogil:
-    cdef uint64_t slots = box.count - box.tombstones
+    cdef uint64_t slots = box.count - box.tombstones - box.gaps
     cdef uint64_t used = <uint64_t>box.bytes + slots * SLOT_BYTES
     if box.pong != NULL:
         used += box.pong.size + SLOT_BYTES
@@ -207,6 +207,7 @@ cdef void _squeeze(Outboxes *all, Outbox *box) noexcept nogil:
     all.counters[G_SLOTS] -= box.count - kept
     box.count = kept
     box.tombstones = 0
+    box.lossy_from = box.sequence
     if kept == 0:
         _shrink(all, box)
 
@@ -233,6 +234,7 @@ cdef void _drop(Outboxes *all, Outbox *box, Slot *slot) noexcept nogil:
     _miss(all, subscription)
     if box.format == FORMAT_JSON and not subscription.gap_queued:
         subscription.gap_queued = 1
+        box.gaps += 1
     else:
         _unname(slot)
         box.tombstones += 1
@@ -263,18 +265,22 @@ cdef Verdict _drop_arriving(Outboxes *all, Outbox *box, Subscription *subscripti
     _miss(all, subscription)
     if box.format == FORMAT_JSON and not subscription.gap_queued and outbox_push(all, box, NULL, subscription):
         subscription.gap_queued = 1
+        box.gaps += 1
     return VERDICT_DROPPED
 
 
 cdef void _drop_lossy(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
     """Room for a message that must not be lost: what lossy channels hold goes, oldest first, until it fits."""
-    cdef uint32_t place = 1 if box.head_offset else 0
+    cdef uint32_t place = box.lossy_from - box.sequence
     cdef Slot *slot
+    if <int32_t>place < (1 if box.head_offset else 0):
+        place = 1 if box.head_offset else 0
     while place < box.count and not outbox_fits(all, box, size):
         slot = outbox_slot(box, place)
         if slot.frame != NULL and _names(slot) and slot.subscription.policy != POLICY_DISCONNECT:
             _drop(all, box, slot)
         place += 1
+    box.lossy_from = box.sequence + place
 
 
 cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscription, size_t size) noexcept nogil:
@@ -314,6 +320,8 @@ cdef void _drop_slot(Outboxes *all, Outbox *box, Slot *slot) noexcept nogil:
         if _names(slot):
             all.counters[N_DISCARDED] += 1
         _release_slot(all, box, slot)
+    elif _names(slot):
+        box.gaps -= 1
     if _names(slot):
         slot.subscription.gap_queued = 0
         _unname(slot)
@@ -392,6 +400,7 @@ cdef bint outbox_render(Outboxes *all, Outbox *box, uint32_t place) noexcept nog
     if subscription == NULL:
         return False
     subscription.gap_queued = 0
+    box.gaps -= 1
     slot.frame = all.render_gap(all, subscription)
     if slot.frame == NULL:                              # no memory: `missed` stays and the next loss queues a notice again
         box.tombstones += 1

@@ -331,7 +331,12 @@ cdef class Reactor(Intake):
         if subscription == NULL:
             self.hub.untie(channel)
             raise MemoryError
-        self.hub.join(channel, &connection.box, subscription, receives)
+        try:
+            self.hub.join(channel, &connection.box, subscription, receives)
+        except MemoryError:
+            subscription_detach(subscription)
+            self.hub.untie(channel)
+            raise
         subscription.sends = sends
         subscription.next = connection.subscriptions
         connection.subscriptions = subscription

@@ -59,8 +59,9 @@ class Model:
 
     def fits(self, size: int) -> bool:
         pong = 0 if self.pong is None else len(self.pong) + SLOT
-        used = self.queued_bytes + SLOT * len(self.items) + pong
-        return len(self.items) < MAX_MESSAGES and used + size + SLOT <= MAX_BYTES
+        waiting = sum(item.data is not None for item in self.items)  # a gap notice is never dropped, nor the cause of a drop
+        used = self.queued_bytes + SLOT * waiting + pong
+        return waiting < MAX_MESSAGES and used + size + SLOT <= MAX_BYTES
 
     def victims(self, wanted: Subscription | None = None) -> list[Item]:
         """Deliveries that may be given up, oldest first; the frame that was begun never is."""
