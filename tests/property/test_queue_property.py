@@ -59,7 +59,8 @@ class Model:
 
     def fits(self, size: int) -> bool:
         pong = 0 if self.pong is None else len(self.pong) + SLOT
-        waiting = sum(item.data is not None for item in self.items)  # a gap notice is never dropped, nor the cause of a drop
+        # A gap notice is never dropped, nor the cause of a drop.
+        waiting = sum(item.data is not None for item in self.items)
         used = self.queued_bytes + SLOT * waiting + pong
         return waiting < MAX_MESSAGES and used + size + SLOT <= MAX_BYTES
 
