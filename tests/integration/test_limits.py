@@ -79,8 +79,8 @@ def test_a_session_that_was_given_up_gives_its_input_back_before_its_peer_leaves
 def test_a_burst_of_answers_does_not_cut_a_client_whose_socket_has_room() -> None:
     with turning(send_queue_bytes=1 << 16) as world:
         client = world.open()
-        # The last one is nearly a queue by itself: a write that frees a part of the queue is not enough for it.
-        answers = [b"%d" % i + b" " * 500 for i in range(120)] + [b"y" * 60_000]
+        # One write takes 64 pieces, about half of these; and the last is nearly a queue by itself.
+        answers = [b"a", b"b" * 1024] * 55 + [b"c" * 60_000]
 
         def message(conn: int, payload: bytes) -> bool:
             assert all(world.reactor.send(conn, answer) for answer in answers)
