@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadtests.crowd import Crowd, Spec
 from loadtests.loop import NS, Loop, Publisher, Subscriber, Visitor
 from loadtests.report import Progress, Result
-from loadtests.server import Server, need_files
+from loadtests.server import Server, need_files, precedence
 from loadtests.statistics import latency
 from loadtests.wire import MARKER_BYTES, marked, server_frame
 
@@ -88,7 +88,7 @@ class Probes:
 def run(size: Size, progress: Progress) -> Result:
     result = Result(NAME, TITLE)
     need_files(size.subscribers + 100)
-    with Server() as server, Loop() as loop:
+    with precedence() as first, Server() as server, Loop() as loop:
         progress(f"connecting {size.subscribers} subscribers")
         spec = Spec(server.address, {"crowd|recv": size.subscribers}, yields=True)
         with Crowd(spec) as crowd:
@@ -114,6 +114,7 @@ def run(size: Size, progress: Progress) -> Result:
         result.add("busy: CPU of the broker", 100 * cpu / size.busy_seconds, "%")
         result.add("busy: other work had its CPU", 100 * waited / size.busy_seconds, "%")
         result.add("busy: lateness of the load itself, p99", latency(loop.late).p99, "ms")
+        result.add("busy: load measured with precedence (1 = yes)", int(first), "")
         result.add("subscribers cut", count.ended, "", exactly=0)
         if not count.fewest_bytes == count.most_bytes == expected:
             result.failures.append(

@@ -3,6 +3,7 @@
 Every scenario starts one and ends it. It reads what any operator could read; nothing is asked of the broker itself.
 """
 
+import contextlib
 import os
 import re
 import resource
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,25 @@ def cpu_sets() -> tuple[set[int], set[int]]:
     """(the server's CPUs, the load's): apart if this process may use two or more, else the same one."""
     cpus = sorted(os.sched_getaffinity(0))
     return ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (set(cpus), set(cpus))
+
+
+@contextlib.contextmanager
+def precedence() -> Iterator[bool]:
+    """Gives this process, which measures time, precedence over the crowds beside it; yields whether it may (root may).
+
+    Without it a crowd of 15 000 readers on the same CPU delays the measuring itself: 29 ms of p99 where the broker had
+    4 (measured). Children start without it (sched(7), SCHED_RESET_ON_FORK).
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except PermissionError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def need_files(count: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadtests.crowd import Crowd, Spec
 from loadtests.loop import NS, Loop, Publisher, Subscriber
 from loadtests.report import Progress, Result
-from loadtests.server import Server, kernel_tcp_bytes, need_files
+from loadtests.server import Server, kernel_tcp_bytes, need_files, precedence
 from loadtests.statistics import Latency, latency, median, paired_ratio, typical_p99
 from loadtests.wire import marked, server_frame
 
@@ -72,7 +72,8 @@ def run(size: Size, progress: Progress) -> Result:
     runs: dict[bool, list[Run]] = {True: [], False: []}
     for pair in range(size.pairs):
         for stall in (False, True) if pair % 2 == 0 else (True, False):
-            found = measure(size, stall)
+            with precedence():
+                found = measure(size, stall)
             runs[stall].append(found)
             what = "stalled" if stall else "control"
             progress(
