@@ -28,7 +28,7 @@ scenarios:
   churn     200 000 connects and closes: memory at most 5 MiB above the plateau, no fd left
 
 examples:
-  make bench                                everything, about four minutes
+  make bench                                everything, about five minutes
   make bench ARGS="beside tiny"             some scenarios
   make bench ARGS="--quick"                 everything in seconds, to see that it works
   make bench ARGS="--scale 0.2 beside"      a fifth of the clients, for small machines

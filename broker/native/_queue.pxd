@@ -103,7 +103,12 @@ cdef void outbox_free(Outboxes *all, Outbox *box) noexcept nogil
 # Appends one slot and takes its own reference to `frame`. False = no memory.
 cdef bint outbox_push(Outboxes *all, Outbox *box, Frame *frame, Subscription *subscription) noexcept nogil
 # Whether `size` more bytes are within the bound (bytes + SLOT_BYTES a slot, and messages; gap notices not yet written are free).
-cdef bint outbox_fits(const Outboxes *all, const Outbox *box, size_t size) noexcept nogil
+cdef inline bint outbox_fits(const Outboxes *all, const Outbox *box, size_t size) noexcept nogil:
+    cdef uint64_t slots = box.count - box.tombstones - box.gaps
+    cdef uint64_t used = <uint64_t>box.bytes + slots * SLOT_BYTES
+    if box.pong != NULL:
+        used += box.pong.size + SLOT_BYTES
+    return slots < all.max_messages and used + size + SLOT_BYTES <= all.max_bytes
 
 cdef enum Verdict:
     VERDICT_PUSH = 0        # there is room now

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.statistics import Latency, latency, median, paired_ratio, percentile, typical_p99
+from loadtests.statistics import Latency, latency, median, paired_interval, paired_ratio, percentile, typical_p99
 
 SAMPLES = st.lists(st.integers(0, 10**9), min_size=1)
 
@@ -65,3 +65,18 @@ def test_one_bad_second_does_not_move_the_typical_one_and_a_bad_majority_does() 
     second, ms = 1_000_000_000, 1_000_000
     assert typical_p99([(0, ms), (second, 900 * ms), (2 * second, 3 * ms)]) == 3.0
     assert typical_p99([(0, ms), (second, 900 * ms), (second + 5, ms), (2 * second, 800 * ms)]) == 800.0
+
+
+def test_one_disturbed_pair_of_nine_does_not_move_the_interval() -> None:
+    calm = [(1.0 + number / 100, 1.0) for number in range(8)]
+    low, high = paired_interval([*calm, (40.0, 1.0)])
+    assert (low, high) == (1.01, 1.07)
+
+
+def test_few_pairs_have_an_interval_as_wide_as_they_are() -> None:
+    assert paired_interval([(2.0, 1.0), (1.0, 2.0), (3.0, 3.0)]) == (0.5, 2.0)
+
+
+def test_an_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        paired_interval([])

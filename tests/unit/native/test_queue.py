@@ -147,7 +147,7 @@ def test_the_endless_stream_of_a_latest_channel_costs_no_memory() -> None:
     before = reader.queues.physical
     for number in range(5000):
         reader.publish("a", number % 10)
-        assert reader.queues.physical <= before + 64 * 16
+        assert reader.queues.physical <= before + 128 * 16  # the ring of 128 slots is the third size
     assert shown(reader.reads()) == ["held", 5000, "9"]
     reader.gone()
 
