@@ -40,7 +40,7 @@ class Size:
     sampled: int = 10
     payload_bytes: int = 16_384
     period_seconds: float = 0.05
-    seconds: float = 8.0
+    seconds: float = 10.0
     pairs: int = 9
 
 
