@@ -300,7 +300,7 @@ cdef class Hub:
             else:
                 self._offer(entry, frame, lane)
         self.all.counters[N_OFFERED] += <uint64_t>offers
-        for i in range(FORMATS):
+        for i in range(<uint32_t>FORMATS):
             if variants[i] != NULL:
                 frame_release(&self.all, variants[i])
         if self.all.physical > self.memory_bytes and self.transport.relieve != NULL:
