@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
-from loadtests.server import ROOT, BenchError, cpu_sets, need_files, wait_until
+from loadtests.server import ROOT, BenchError, need_files, wait_until
 from loadtests.wire import Address, close_code, open_many, server_frame
 
 RECEIVE_BYTES = 262_144
@@ -125,7 +125,6 @@ def _each(offers: dict[str, int]) -> Iterator[str]:
 def main() -> None:
     fields = json.loads(sys.argv[1])
     spec = Spec(**{**fields, "address": tuple(fields["address"])})
-    os.sched_setaffinity(0, cpu_sets()[1])
     need_files(sum(spec.offers.values()) + 64)
     readers = Readers(spec)
     if spec.yields:
@@ -159,6 +158,7 @@ class Crowd:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.pid = self._process.pid
 
     def __enter__(self) -> "Crowd":
         return self

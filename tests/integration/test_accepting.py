@@ -96,18 +96,22 @@ async def test_a_worker_serves_every_listener_it_is_given() -> None:
 
 # Out of file descriptors.
 
+SPARE = 8
+
 
 @contextmanager
 def no_file_descriptor_left() -> Iterator[list[int]]:
-    """Every free descriptor is taken; closing one of those yielded gives one back."""
+    """Every free descriptor is taken; closing one of those yielded gives one back. There are SPARE of them at least."""
     taken: list[int] = []
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    # Not `highest + 1`: a process whose descriptors have no holes would have none to give back.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + SPARE, hard))
     try:
         with suppress(OSError):
             while True:
                 taken.append(os.dup(0))
+        assert len(taken) >= SPARE
         yield taken
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

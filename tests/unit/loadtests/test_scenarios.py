@@ -82,6 +82,19 @@ def test_a_reader_whose_bytes_are_wrong_is_noticed() -> None:
     assert (count.garbled, count.ended) == (2, 0)
 
 
+def test_whoever_measures_never_takes_the_cpu_of_the_broker() -> None:
+    before = os.sched_getaffinity(0)
+    with Server() as server, Crowd(Spec(server.address, {"news|recv": 1})) as crowd:
+        crowd.opened()
+        brokers = os.sched_getaffinity(server.pid)
+        load = os.sched_getaffinity(0)
+        assert len(brokers) == 1 or len(before) == 1
+        assert brokers | load == before
+        assert not brokers & load or len(before) == 1
+        assert os.sched_getaffinity(crowd.pid) == load
+    assert os.sched_getaffinity(0) == before
+
+
 def test_a_broker_that_dies_is_reported_and_not_measured_on() -> None:
     with Server() as server:
         os.kill(server.pid, signal.SIGKILL)
