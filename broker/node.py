@@ -5,13 +5,13 @@ which payloads it takes, what a full queue does. It asks nothing about permissio
 no socket.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, Publication, Receipt
+from broker.engine.base import Engine, Publication, Receipt, Sink
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
@@ -44,17 +44,23 @@ class PayloadError(Exception):
 
 
 class Node:
-    """The engine is the one that hands its publications back to `deliver`."""
+    """The sink of its engine, which `engine` makes for it."""
 
     def __init__(
-        self, reactor: Reactor, engine: Engine, channels: dict[str, ChannelPolicy], max_json_depth: int
+        self,
+        reactor: Reactor,
+        engine: Callable[[Sink], Engine],
+        channels: dict[str, ChannelPolicy],
+        max_json_depth: int,
     ) -> None:
         self._reactor = reactor
-        self._engine = engine
+        self._engine = engine(self)
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
         self._max_json_depth = max_json_depth
+        # Called with raw connections that were not given everything of a channel. Set by the worker.
+        self.on_hole: Callable[[list[int]], None] = lambda conns: None
 
     @property
     def direct(self) -> bool:
@@ -105,3 +111,11 @@ class Node:
             publication.extra,
             publication.echo,
         )
+
+    def missed(self, channel: bytes, count: int | None) -> None:
+        """What the engine calls when this worker was not given publications of a channel. JSON subscribers get a
+        `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected.
+        """
+        raw = self._reactor.missed(channel, count)
+        if raw:
+            self.on_hole(raw)

@@ -16,7 +16,7 @@ import uvloop
 
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
-from broker.engine.base import Engine, Publication
+from broker.engine.base import Engine, Sink
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
@@ -38,7 +38,7 @@ DRAIN_POLL_SECONDS = 0.02
 
 
 class Worker:
-    """Built inside a running loop; `start` accepts, `drain` ends. `engine` is given the function that delivers."""
+    """Built inside a running loop; `start` accepts, `drain` ends. `engine` is given the node, its sink."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
-        engine: Callable[[Callable[[Publication], int]], Engine] = MemoryEngine,
+        engine: Callable[[Sink], Engine] = MemoryEngine,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -64,17 +64,16 @@ class Worker:
         )
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
         settings = {**msgspec.structs.asdict(limits), "max_connections": max_connections(limits.max_connections)}
-        sequencer = engine(lambda publication: self.node.deliver(publication))
         self.reactor = Reactor(
             self.hub,
             self.gateway,
             native_closes(),
             loop.call_soon,
             text_ping=config.server.text_ping,
-            direct=sequencer.direct,
             **settings,
         )
-        self.node = Node(self.reactor, sequencer, config.channels, limits.max_json_depth)
+        self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
+        self.reactor.direct = self.node.direct
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(

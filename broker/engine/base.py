@@ -1,19 +1,38 @@
 """The engine: the one place that gives every publish its place in its channel's order. The contract, in prose.
 
-Order. An engine gives one total order per channel. It hands each publication to `deliver` in that order, on every
+An engine serves one worker in its process (`memory`), several workers of a host (`memory` behind links), or several
+hosts. One contract suite, tests/contract, runs over all of them. Who talks: the node calls the verbs of `Engine`, the
+engine calls those of `Sink`, which is the node. A verb that has to ask somebody returns an awaitable; callers are ready
+for both from the first day.
+
+Order. An engine gives one total order per channel. It hands each publication to `Sink.deliver` in that order, on every
 worker the same, and a publish begun after another's receipt never comes before it. Publications of one connection keep
-their order.
+their order. Nothing is delivered before it is sequenced: delivering locally first reordered acked messages (measured).
 
 Receipt. A receipt means: sequenced, and on its way to every subscriber. An exception means that nobody gets it.
 Whatever an engine cannot decide (the link broke after the request was sent) is EngineError with `word`
-"outcome_unknown".
+"outcome_unknown"; the same `message_id` again is then safe: for MESSAGE_ID_SECONDS a repeated id of a channel is
+sequenced once, and both get the receipt of the first.
 
-Waiting. `publish` returns a receipt, or an awaitable of one when the engine has to ask somebody or wants the publisher
-to wait. Callers must be ready for both from the first day; the reactor does not read from a connection whose command
-waits, which is how pressure reaches the publisher.
+Credit. A publish that the engine cannot take yet waits; the reactor does not read from a connection whose command
+waits, which is how pressure reaches the publisher. Only publishes need credit; joins, leaves and answers never wait
+for it. Both ends of a link keep reading whatever happens to their writing.
 
-Delivery. `deliver` only queues: it never blocks, and never calls the engine. Nothing is delivered before it is
-sequenced.
+Interest. `join` says that this worker wants a channel; from its return on every publication of that channel reaches
+`deliver`, and `Joined.head` is the offset just before the first of them. Interest is counted by the node, not here:
+the engine hears of the first subscriber and, after the last one has been gone for a while, `leave`. Joining a channel
+twice is allowed and only answers again.
+
+History. A publication that carries a `HistoryRule` gets an offset, one higher than the channel's last, and is kept
+within the rule. Offsets are never reused: a channel that was evicted and comes back starts above the highest offset
+ever given to any channel. The epoch belongs to the data: another epoch means that what was kept is gone.
+
+Losses. An engine that cannot reach a worker for a while says so when it can again: `Sink.missed`, with the number of
+publications that were not delivered, or None for unknown. With history the node reads on from its last offset.
+A link has a generation; after a new one everything that was joined is joined again, and `missed` comes for each
+channel that has no history.
+
+Delivery. `deliver` only queues: it never blocks, and never calls the engine.
 """
 
 from collections.abc import Awaitable
@@ -21,12 +40,24 @@ from typing import Protocol
 
 import msgspec
 
+# How long an engine remembers the `message_id`s of a channel. Centrifugo keeps them 5 minutes as well.
+MESSAGE_ID_SECONDS = 300.0
+
+
+class HistoryRule(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a channel; whichever bound is met first. `size` in payload bytes."""
+
+    count: int
+    seconds: float
+    size: int
+
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
     """A validated payload on its way. `kind` as in `broker.native._hub` (0 JSON, 1 text, 2 binary).
 
     `extra` is more members of the JSON envelope, each with a leading comma. `conn` is the publishing connection, 0 =
-    none; without `echo` it gets no copy.
+    none or not of this worker; without `echo` it gets no copy. The engine sets `offset` and `epoch` (with `history`)
+    and `time_ms` (Unix time; 0 = when it is delivered).
     """
 
     channel: bytes
@@ -35,6 +66,11 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     extra: bytes = b""
     conn: int = 0
     echo: bool = True
+    message_id: str | None = None
+    history: HistoryRule | None = None
+    offset: int = 0
+    epoch: str = ""
+    time_ms: int = 0
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -42,6 +78,14 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
     subscriptions: int | None = None
     position: str | None = None
+
+
+class Joined(msgspec.Struct, frozen=True, gc=False):
+    """Answer to a join. `window`: what is kept of the channel up to `head`, oldest first; empty without history."""
+
+    epoch: str = ""
+    head: int = 0
+    window: tuple[Publication, ...] = ()
 
 
 class EngineError(Exception):
@@ -52,9 +96,25 @@ class EngineError(Exception):
         super().__init__(word)
 
 
+class Sink(Protocol):
+    """Who hears from an engine: the node of a worker."""
+
+    def deliver(self, publication: Publication) -> int:
+        """The next publication of its channel. Returns the deliveries caused on this worker."""
+
+    def missed(self, channel: bytes, count: int | None) -> None:
+        """So many publications of a joined channel were not delivered here; None = nobody knows."""
+
+
 class Engine(Protocol):
     # True: the engine sequences in this process and in no time, so native code may deliver a raw message by itself.
     direct: bool
 
     def publish(self, publication: Publication) -> Receipt | Awaitable[Receipt]:
         """Sequences and delivers. Raises EngineError."""
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined | Awaitable[Joined]:
+        """Registers interest; see above. Raises EngineError."""
+
+    def leave(self, channel: bytes) -> None:
+        """Interest is over. Publications may still come for a moment, and are of no use."""

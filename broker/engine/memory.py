@@ -4,19 +4,25 @@ One event loop calls it, so a publication is sequenced by being next, and delive
 nothing to wait for and nothing that can fail but memory.
 """
 
-from collections.abc import Callable
+from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt, Sink
 
-from broker.engine.base import EngineError, Publication, Receipt
+_NOTHING_KEPT = Joined()
 
 
 class MemoryEngine:
     direct = True
 
-    def __init__(self, deliver: Callable[[Publication], int]) -> None:
-        self._deliver = deliver
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
 
     def publish(self, publication: Publication) -> Receipt:
         try:
-            return Receipt(self._deliver(publication))
+            return Receipt(self._sink.deliver(publication))
         except MemoryError:
             raise EngineError("engine_unavailable") from None
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return _NOTHING_KEPT
+
+    def leave(self, channel: bytes) -> None:
+        """Nobody else knows of the channel."""

@@ -23,8 +23,8 @@ from broker.native._frames cimport frame_header
 from broker.native._json cimport base64_size, base64_write, json_string_size, json_string_write
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, FORMATS, Frame, LANE_BULK, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_LATEST, Subscription,
-    VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, outbox_fits,
-    outbox_make_room, outbox_push,
+    VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, missed_unknown,
+    outbox_fits, outbox_make_room, outbox_push,
 )
 
 
@@ -125,7 +125,10 @@ cdef Frame *_render_gap(Outboxes *all, Subscription *subscription) noexcept nogi
     out = _put(frame.data + 10, b'{"type":"gap","channel":', 24)
     out = json_string_write(out, channel.text, channel.text_size)
     out = _put(out, b',"missed":', 10)
-    out = _put_number(out, subscription.missed)
+    if subscription.missed == missed_unknown():
+        out = _put(out, b'null', 4)
+    else:
+        out = _put_number(out, subscription.missed)
     out = _put(out, b'}', 1)
     return _framed(all, frame, out)
 

@@ -20,7 +20,7 @@ cdef class Intake(Lifecycle):
     cdef uint32_t pass_messages
     cdef uint64_t pass_offers
     cdef int json_depth
-    cdef bint direct                # a raw message goes from here to the hub: the engine is in this process
+    cdef bint _direct               # a raw message goes from here to the hub: the engine is in this process
     cdef bint text_ping
     cdef FrameLimits frame_limits
     cdef RequestLimits request_limits

@@ -49,14 +49,14 @@ cdef uint32_t ACCEPT_PAUSE_TICKS = 4    # 200 ms until accept is tried again aft
 cdef class Intake(Lifecycle):
     def __cinit__(self, Hub hub, handler, closes, call_soon, *, uint32_t max_head_bytes, uint32_t max_headers,
                   uint64_t max_message_bytes, uint32_t max_fragments, uint32_t max_connections, int max_json_depth,
-                  uint32_t read_pass_bytes, uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, bint direct=True, **_):
+                  uint32_t read_pass_bytes, uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, **_):
         self.call_soon = call_soon
         self.max_connections = max_connections
         self.pass_messages = read_pass_messages
         self.pass_offers = read_pass_offers
         self.json_depth = max_json_depth
         self.text_ping = text_ping
-        self.direct = direct
+        self._direct = True
         self.frame_limits.max_message_bytes = max_message_bytes
         self.frame_limits.max_fragments = max_fragments
         self.request_limits.max_head_bytes = max_head_bytes
@@ -368,7 +368,7 @@ cdef class Intake(Lifecycle):
         if self.text_ping and parsed.size == 4 and parsed.opcode == 1 and memcmp(parsed.data, b"ping", 4) == 0:
             self.reply(connection, 1, b"pong", 4)
             return
-        if connection.target != NULL and self.direct:
+        if connection.target != NULL and self._direct:
             self.publish_raw(connection, parsed)
             return
         try:

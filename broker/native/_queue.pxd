@@ -26,7 +26,7 @@ cdef struct Subscription:
     Outbox *outbox                  # BORROWED; valid while the subscription is attached or has slots
     void *channel                   # BORROWED Channel of _hub; NULL once detached
     Subscription *next              # the connection's list
-    uint64_t missed                 # deliveries dropped since the last gap notice was written
+    uint64_t missed                 # deliveries dropped since the last gap notice was written; missed_unknown = nobody knows
     uint32_t index                  # place among the channel's entries
     uint32_t slots                  # slots of the ring that name it, the gap's too
     uint32_t live                   # unsent messages among them
@@ -56,6 +56,9 @@ cdef enum Lane:
     LANE_CONTROL = 1
     LANE_SMALL = 2
     LANE_BULK = 3
+
+cdef inline uint64_t missed_unknown() noexcept nogil:
+    return <uint64_t>-1
 
 cdef struct Outbox:
     Slot *ring                      # OWNED when capacity > INLINE_SLOTS, else inline_ring
@@ -120,6 +123,8 @@ cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscrip
 cdef void outbox_conflate(Outboxes *all, Outbox *box) noexcept nogil
 # Drops all that is queued, except a partly written first frame; deliveries count as discarded.
 cdef void outbox_discard(Outboxes *all, Outbox *box) noexcept nogil
+# Tells a subscription that `missed` publications never came here; missed_unknown = nobody knows how many. Raw ones cannot be told.
+cdef void outbox_gap(Outboxes *all, Outbox *box, Subscription *subscription, uint64_t missed) noexcept nogil
 # Takes `size` written bytes off the front. Returns Written flags.
 cdef int outbox_written(Outboxes *all, Outbox *box, size_t size) noexcept nogil
 # Makes the front ready to be read: drops tombstones, renders a gap notice, moves the pong into the ring. False = nothing to write.

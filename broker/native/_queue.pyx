@@ -216,7 +216,14 @@ cdef uint32_t _counter_of(uint8_t policy) noexcept nogil:
 
 cdef void _miss(Outboxes *all, Subscription *subscription) noexcept nogil:
     all.counters[_counter_of(subscription.policy)] += 1
-    subscription.missed += 1
+    _count_missed(subscription, 1)
+
+
+cdef void _count_missed(Subscription *subscription, uint64_t missed) noexcept nogil:
+    if subscription.missed == missed_unknown() or missed == missed_unknown():
+        subscription.missed = missed_unknown()
+    else:
+        subscription.missed += missed
 
 
 cdef void _drop(Outboxes *all, Outbox *box, Slot *slot) noexcept nogil:
@@ -253,11 +260,16 @@ cdef bint _drop_oldest(Outboxes *all, Outbox *box, Subscription *subscription) n
     return False
 
 
-cdef Verdict _drop_arriving(Outboxes *all, Outbox *box, Subscription *subscription) noexcept nogil:
-    _miss(all, subscription)
+cdef void outbox_gap(Outboxes *all, Outbox *box, Subscription *subscription, uint64_t missed) noexcept nogil:
+    _count_missed(subscription, missed)
     if box.format == FORMAT_JSON and not subscription.gap_queued and outbox_push(all, box, NULL, subscription):
         subscription.gap_queued = 1
         box.gaps += 1
+
+
+cdef Verdict _drop_arriving(Outboxes *all, Outbox *box, Subscription *subscription) noexcept nogil:
+    all.counters[_counter_of(subscription.policy)] += 1
+    outbox_gap(all, box, subscription, 1)
     return VERDICT_DROPPED
 
 

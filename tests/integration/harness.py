@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from broker.config.load import load
-from broker.engine.base import Engine, Publication
+from broker.engine.base import Engine, Sink
 from broker.engine.memory import MemoryEngine
 from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
@@ -349,7 +349,7 @@ async def _settle(broker: Broker) -> None:
 async def running(
     *,
     authority: Authority | None = None,
-    engine: Callable[[Callable[[Publication], int]], Engine] = MemoryEngine,
+    engine: Callable[[Sink], Engine] = MemoryEngine,
     **overrides: object,
 ) -> AsyncIterator[Broker]:
     """A worker with --dev; `limits_ping_seconds=1` stands for limits.ping_seconds, `channels={...}` for the table."""

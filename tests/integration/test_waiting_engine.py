@@ -174,7 +174,7 @@ class Refusing:
 
 
 async def test_an_engine_that_says_no_at_once_is_answered_like_one_that_waits() -> None:
-    async with running(engine=lambda deliver: Refusing()) as broker:  # type: ignore[arg-type, return-value]
+    async with running(engine=lambda sink: Refusing()) as broker:  # type: ignore[arg-type, return-value]
         page = await broker.open_json("news")
         await page.command(type="publish", channel="news", data=1, id=7)
         assert (await page.event())["code"] == "engine_unavailable"
@@ -299,3 +299,27 @@ async def test_a_worker_that_ends_says_1001_to_a_publisher_whose_command_waits(
     assert await client.closed() == b""
     broker.worker.gateway.cancel_all()
     await wait_until(lambda: engine.asked[0][1].cancelled())
+
+
+# What the engine could not give this worker.
+
+
+async def test_json_subscribers_are_told_of_a_hole_and_raw_ones_are_handed_to_whoever_ends_them(
+    broker: Broker, engine: DistantEngine
+) -> None:
+    json, raw, other = await broker.open_json("news"), await broker.open("news"), await broker.open_json("room")
+    ended: list[int] = []
+    broker.worker.node.on_hole = ended.extend
+    engine.sink.missed(b"news", 2)
+    engine.sink.missed(b"news", 3)
+    assert await json.event() == {"type": "gap", "channel": "news", "missed": 5}
+    engine.sink.missed(b"news", 1)
+    engine.sink.missed(b"news", None)
+    engine.sink.missed(b"news", 1)
+    assert await json.event() == {"type": "gap", "channel": "news", "missed": None}
+    engine.sink.missed(b"unknown", None)
+    assert len(ended) == 5
+    assert len(set(ended)) == 1
+    await raw.caught_up()
+    await other.command(type="ping", id=1)
+    assert await other.event() == {"type": "ack", "id": 1}

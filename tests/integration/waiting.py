@@ -1,9 +1,8 @@
 """An authority and an engine that answer when the test says so, for what happens between question and answer."""
 
 import asyncio
-from collections.abc import Callable
 
-from broker.engine.base import Publication, Receipt
+from broker.engine.base import HistoryRule, Joined, Publication, Receipt, Sink
 from broker.gateway.opening import Grant
 from broker.native._request import Request
 from broker.protocol.offer import Offer
@@ -29,10 +28,10 @@ class DistantEngine:
     def __init__(self) -> None:
         self.asked: list[tuple[Publication, asyncio.Future[Receipt]]] = []
         self.taken: list[bytes] = []
-        self._deliver: Callable[[Publication], int]
+        self.sink: Sink
 
-    def attach(self, deliver: Callable[[Publication], int]) -> "DistantEngine":
-        self._deliver = deliver
+    def attach(self, sink: Sink) -> "DistantEngine":
+        self.sink = sink
         return self
 
     def publish(self, publication: Publication) -> asyncio.Future[Receipt]:
@@ -41,10 +40,16 @@ class DistantEngine:
         self.taken.append(publication.payload)
         return answer
 
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return Joined()
+
+    def leave(self, channel: bytes) -> None:
+        """Nothing is kept for a channel."""
+
     def sequence(self, position: str | None = None) -> None:
         """The longest waiting publication gets its place."""
         publication, answer = self.asked.pop(0)
-        answer.set_result(Receipt(self._deliver(publication), position))
+        answer.set_result(Receipt(self.sink.deliver(publication), position))
 
     def refuse(self, error: Exception) -> None:
         """The longest waiting publication fails."""

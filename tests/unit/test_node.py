@@ -6,7 +6,7 @@ import pytest
 
 from broker import node as node_module
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import EngineError, Publication, Receipt
+from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
 from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Node, PayloadError
@@ -34,6 +34,10 @@ class FakeReactor:
         self.calls.append(("publish", conn, name, kind, payload, extra, echo))
         return 5
 
+    def missed(self, name: bytes, count: int | None) -> list[int]:
+        self.calls.append(("missed", name, count))
+        return [7, 8] if count is None else []
+
 
 class FakeEngine:
     direct = True
@@ -47,6 +51,12 @@ class FakeEngine:
         if isinstance(self.answer, EngineError):
             raise self.answer
         return self.answer
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return Joined()
+
+    def leave(self, channel: bytes) -> None:
+        """Nothing is kept for a channel."""
 
 
 CHANNELS = {
@@ -68,7 +78,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def node(reactor: FakeReactor, engine: FakeEngine) -> Node:
-    return Node(cast("Reactor", reactor), engine, CHANNELS, 4)
+    return Node(cast("Reactor", reactor), lambda sink: engine, CHANNELS, 4)
 
 
 def test_a_channel_has_the_settings_of_its_pattern_and_others_the_defaults(node: Node) -> None:
@@ -171,3 +181,13 @@ def test_what_the_engine_refuses_is_the_publishers_to_handle(node: Node, engine:
     engine.answer = EngineError("engine_unavailable")
     with pytest.raises(EngineError):
         node.publish(node.channel("news"), KIND_TEXT, b"hi")
+
+
+def test_raw_subscribers_of_a_hole_are_ended_and_json_ones_told(node: Node, reactor: FakeReactor) -> None:
+    ended: list[int] = []
+    node.on_hole = ended.extend
+    node.missed(b"news", 3)
+    assert ended == []
+    node.missed(b"news", None)
+    assert ended == [7, 8]
+    assert reactor.calls == [("missed", b"news", 3), ("missed", b"news", None)]

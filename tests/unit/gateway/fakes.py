@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, cast
 
-from broker.engine.base import Publication, Receipt
+from broker.engine.base import HistoryRule, Joined, Publication, Receipt
 from broker.gateway.refusals import cause_word
 from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
@@ -113,13 +113,19 @@ class FakeEngine:
             raise self.answer
         return self.answer
 
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return Joined()
+
+    def leave(self, channel: bytes) -> None:
+        """Nothing is kept for a channel."""
+
 
 def as_reactor(fake: FakeReactor) -> Reactor:
     return cast("Reactor", fake)
 
 
 def node_with(reactor: FakeReactor, engine: FakeEngine) -> Node:
-    return Node(as_reactor(reactor), engine, {}, 64)
+    return Node(as_reactor(reactor), lambda sink: engine, {}, 64)
 
 
 def upgrade(offer: str | None = None, target: str = "/ws", origin: str | None = None) -> Request:
