@@ -61,6 +61,8 @@ class Node:
         self._max_json_depth = max_json_depth
         # Called with raw connections that were not given everything of a channel. Set by the worker.
         self.on_hole: Callable[[list[int]], None] = lambda conns: None
+        # Called with raw connections whose last publishes have an unknown fate. Set by the worker.
+        self.on_unknown: Callable[[list[int]], None] = lambda conns: None
 
     @property
     def direct(self) -> bool:
@@ -101,6 +103,14 @@ class Node:
         """Leaves; False = was not subscribed."""
         return self._reactor.unsubscribe(conn, name.encode())
 
+    def start(self) -> None:
+        """Once, inside the running loop, before the first connection."""
+        self._engine.start(self._reactor)
+
+    async def stop(self) -> None:
+        """After the last one."""
+        await self._engine.stop()
+
     def deliver(self, publication: Publication) -> int:
         """What the engine calls, in its order. Returns the deliveries caused on this worker; only queues them."""
         return self._reactor.publish(
@@ -119,3 +129,13 @@ class Node:
         raw = self._reactor.missed(channel, count)
         if raw:
             self.on_hole(raw)
+
+    def outcome_unknown(self, conns: list[int]) -> None:
+        """What an engine calls whose link broke: these raw connections had publishes under way."""
+        self.on_unknown(conns)
+
+    def linked(self, again: bool) -> None:
+        """What an engine calls that has a link; after a new one nothing of before can be relied upon."""
+        if again:
+            for channel in self._reactor.channels():
+                self.missed(channel, None)

@@ -74,6 +74,8 @@ class Worker:
         )
         self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
         self.reactor.direct = self.node.direct
+        self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
+        self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(
@@ -93,6 +95,7 @@ class Worker:
         )
 
     def start(self) -> None:
+        self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
@@ -116,6 +119,7 @@ class Worker:
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self.gateway.cancel_all()
+        await self.node.stop()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
 

@@ -40,6 +40,8 @@ from typing import Protocol
 
 import msgspec
 
+from broker.native._linked import Linked
+
 # How long an engine remembers the `message_id`s of a channel. Centrifugo keeps them 5 minutes as well.
 MESSAGE_ID_SECONDS = 300.0
 
@@ -107,8 +109,15 @@ class Sink(Protocol):
 
 
 class Engine(Protocol):
-    # True: the engine sequences in this process and in no time, so native code may deliver a raw message by itself.
+    # True: native code takes raw messages of live channels by itself: to the hub if the engine is in this process, else
+    # to the link that the engine has set up in `start`.
     direct: bool
+
+    def start(self, native: Linked) -> None:
+        """Once, inside the running loop, before the first connection."""
+
+    async def stop(self) -> None:
+        """Once, after the last one."""
 
     def publish(self, publication: Publication) -> Receipt | Awaitable[Receipt]:
         """Sequences and delivers. Raises EngineError."""

@@ -111,8 +111,8 @@ class Commands:
                 await receipt
         except PayloadError as error:
             self.close(conn, "bad_payload", error.text)
-        except EngineError:
-            self.close(conn, "overloaded")
+        except EngineError as error:
+            self.close(conn, error.word)
 
     def close(self, conn: int, word: str, text: str | None = None) -> None:
         """Closes with the code of that word."""

@@ -120,7 +120,15 @@ class Gateway:
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
         self.commands.close(conn, "bad_payload", f"{word} at byte {offset}")
 
+    def on_unpublished(self, conn: int, session: object) -> None:
+        self.commands.close(conn, "engine_unavailable")
+
     # Ends.
+
+    def end(self, conns: list[int], word: str) -> None:
+        """Closes these sessions with the code of `word`; those that are gone are gone."""
+        for conn in conns:
+            self.commands.close(conn, word)
 
     def on_too_slow(self, conn: int, session: object) -> bytes:
         times = self._slow.count(self.reactor.address(conn) or "")

@@ -23,6 +23,7 @@ cdef enum:
 cdef enum:
     PAUSED_COMMAND = 1  # a command of this connection is awaiting
     PAUSED_DECISION = 2 # the gateway has not decided yet
+    PAUSED_CREDIT = 4   # the engine has not taken enough of what was published before
 
 # Why a connection ended; the first cause counts. CAUSES in the .pyx names them. From CAUSE_PROTOCOL on: + FrameFailure. From FIRST_POLICY_CAUSE on: the gateway's own.
 cdef enum:
@@ -60,6 +61,7 @@ cdef struct Connection:
     Connection *next_pending
     Connection *next_doomed
     Connection *next_grave
+    uint64_t published              # number of its last publish on the link; 0 = none
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,
     uint32_t message_tick           # of the message begun,

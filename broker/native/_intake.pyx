@@ -15,7 +15,7 @@ from posix.unistd cimport read
 
 from broker.native._connection cimport (
     CAUSE_FULL, CAUSE_MEMORY, CAUSE_PEER_CLOSED, CAUSE_PEER_GONE, CAUSE_PROTOCOL, CLOSING, Connection, DEAD, DECIDING,
-    ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
+    ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_CREDIT, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
 )
 from broker.native._counters cimport (
     G_CONNECTIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_CLOSED, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED,
@@ -301,6 +301,9 @@ cdef class Intake(Lifecycle):
         while at < size:
             if messages >= self.pass_messages or self.offers >= most_offers or connection.paused or connection.state >= ENDING or connection.doomed:
                 break
+            if self.publish_blocked and connection.target != NULL:
+                connection.paused |= PAUSED_CREDIT
+                break
             held = frames_held(&connection.parser)
             event = frames_next(&connection.parser, &self.frame_limits, data + at, size - at, &used, &parsed)
             self.all.physical += frames_held(&connection.parser) - held
@@ -412,9 +415,14 @@ cdef class Intake(Lifecycle):
             memcpy(extra + 36, b'"}', 2)
             message.extra = extra
             message.extra_size = 38
+        self.forward(connection, &message)
+
+    cdef void forward(self, Connection *connection, Message *message):
+        """With the engine in this process a message is sequenced by being next."""
+        message.time_ms = 0
         self.all.counters[N_PUBLISHED] += 1
         self.all.counters[N_SEQUENCED] += 1
-        self.offers += <uint64_t>self.hub.deliver(&message, NULL)
+        self.offers += <uint64_t>self.hub.deliver(message, NULL)
 
     cdef void _bad_payload(self, Connection *connection, word, size_t where):
         try:

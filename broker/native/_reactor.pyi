@@ -27,6 +27,9 @@ class Handler(Protocol):
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
         """A raw message does not fit its channel's payload kind."""
 
+    def on_unpublished(self, conn: int, session: object) -> None:
+        """A raw message that nobody gets: there is no link to the engine."""
+
     def on_too_slow(self, conn: int, session: object) -> bytes:
         """A queue is full and its policy is disconnect. Returns the Close payload."""
 

@@ -1,6 +1,6 @@
 """Verbs on one connection, and on the subscriptions of a channel: what the rest of the broker calls by id.
 
-Fourth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
+Fifth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
 the id may have outlived it.
 """
 
@@ -16,7 +16,8 @@ from broker.native._connection cimport (
 )
 from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
 from broker.native._hub cimport Channel
-from broker.native._intake cimport Intake, put_identity
+from broker.native._intake cimport put_identity
+from broker.native._linked cimport Linked
 from broker.native._queue cimport (
     FORMAT_RAW, Frame, LANE_CONTROL, LANE_SMALL, Outbox, Subscription, frame_message, frame_new, frame_release, missed_unknown,
     outbox_gap, outbox_push, subscription_detach, subscription_new,
@@ -26,7 +27,7 @@ from broker.native._socket cimport peer_address
 STATES = ("head", "deciding", "open", "held", "closing", "ending", "dead")
 
 
-cdef class Verbs(Intake):
+cdef class Verbs(Linked):
     # All return False, None or -1 for a connection that is gone.
 
     cdef Connection *find(self, uint64_t id):
@@ -206,6 +207,10 @@ cdef class Verbs(Intake):
             names.append(<object>(<Channel *>subscription.channel).name)
             subscription = subscription.next
         return names
+
+    def channels(self):
+        """Names of the channels that have a subscription here."""
+        return self.hub.names()
 
     def publish(self, uint64_t conn, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None, bint echo):
         """Delivers what a connection published; without `echo` to everyone else. Returns the deliveries caused here."""

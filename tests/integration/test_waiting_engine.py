@@ -156,18 +156,24 @@ async def test_an_engine_that_says_no_closes_a_raw_publisher_who_could_not_know_
     await client.send(frame(TEXT, b"lost") + frame(TEXT, b"behind it"))
     await asked(engine, b"lost")
     engine.refuse(EngineError("engine_unavailable"))
-    assert await client.close_frame() == (1013, "code=overloaded;the server is overloaded")
-    await client.send(close(1013))
+    assert await client.close_frame() == (4103, "code=engine_unavailable;nothing can be published at the moment")
+    await client.send(close(4103))
     assert await client.closed() == b""
     assert engine.taken == [b"lost"]
     client.close()
-    await broker.ended_for("overloaded")
+    await broker.ended_for("engine_unavailable")
 
 
 class Refusing:
     """Says no before anything is asked."""
 
     direct = False
+
+    def start(self, native: object) -> None:
+        """Nothing has to be connected."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def publish(self, publication: Publication) -> asyncio.Future[object]:
         raise EngineError("engine_unavailable")
@@ -180,7 +186,7 @@ async def test_an_engine_that_says_no_at_once_is_answered_like_one_that_waits() 
         assert (await page.event())["code"] == "engine_unavailable"
         raw = await broker.open("news")
         await raw.send(frame(TEXT, b"x"))
-        assert (await raw.close_frame())[0] == 1013
+        assert (await raw.close_frame())[0] == 4103
 
 
 @pytest.mark.parametrize("json", [False, True], ids=["raw", "json"])

@@ -119,6 +119,9 @@ class Turning:
         self.requests.append(conn)
         self.when_requested(conn, request)
 
+    def on_unpublished(self, conn: int, session: object) -> None:
+        raise AssertionError("the engine is in this process")
+
     def on_malformed(self, conn: int, status: int) -> None:
         self.reactor.respond(conn, BAD_REQUEST, 4)
 

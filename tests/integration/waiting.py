@@ -4,6 +4,7 @@ import asyncio
 
 from broker.engine.base import HistoryRule, Joined, Publication, Receipt, Sink
 from broker.gateway.opening import Grant
+from broker.native._linked import Linked
 from broker.native._request import Request
 from broker.protocol.offer import Offer
 
@@ -39,6 +40,12 @@ class DistantEngine:
         self.asked.append((publication, answer))
         self.taken.append(publication.payload)
         return answer
+
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         return Joined()

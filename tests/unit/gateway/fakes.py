@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from broker.engine.base import HistoryRule, Joined, Publication, Receipt
 from broker.gateway.refusals import cause_word
+from broker.native._linked import Linked
 from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
 from broker.node import Node
@@ -112,6 +113,12 @@ class FakeEngine:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         return Joined()
