@@ -5,13 +5,15 @@ which payloads it takes, what a full queue does. It asks nothing about permissio
 no socket.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, Publication, Receipt, Sink
+from broker.engine.base import Engine, HistoryRule, Joined, Publication, Receipt, Sink
+from broker.engine.interest import Interest, Interests
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
@@ -32,6 +34,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     name: bytes
     policy: int
     payload: int
+    history: HistoryRule | None = None
 
 
 class PayloadError(Exception):
@@ -52,9 +55,21 @@ class Node:
         engine: Callable[[Sink], Engine],
         channels: dict[str, ChannelPolicy],
         max_json_depth: int,
+        *,
+        interest_linger_seconds: float = 15.0,
+        join_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
         self._engine = engine(self)
+        self.interests = Interests(
+            self._engine,
+            self._subscribers,
+            self._joined,
+            linger_seconds=interest_linger_seconds,
+            join_seconds=join_seconds,
+            clock=clock,
+        )
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
@@ -92,6 +107,19 @@ class Node:
             if problem is not None:
                 raise PayloadError("bad_payload", _PROBLEM_TEXTS[problem[0]])
         return self._engine.publish(Publication(channel.name, kind, payload, extra, conn, echo))
+
+    def join(self, channel: Channel) -> Interest | None:
+        """Before somebody subscribes. None: all that is published in the channel comes here; otherwise await it.
+
+        Raises EngineError, as awaiting does.
+        """
+        return self.interests.join(channel.name, channel.history)
+
+    def _subscribers(self, name: bytes) -> int:
+        return self._reactor.subscribers(name)
+
+    def _joined(self, name: bytes, rule: HistoryRule | None, joined: Joined, again: bool) -> None:
+        """Live channels keep nothing, so there is nothing to compare."""
 
     def subscribe(self, conn: int, channel: Channel, *, receives: bool, sends: bool) -> bool:
         """Joins; False = the connection is gone, or is subscribed already."""

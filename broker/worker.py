@@ -17,6 +17,7 @@ import uvloop
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
+from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
@@ -72,7 +73,15 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
-        self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
+        self.node = Node(
+            self.reactor,
+            engine,
+            config.channels,
+            limits.max_json_depth,
+            interest_linger_seconds=limits.interest_linger_seconds,
+            join_seconds=limits.handshake_seconds,
+        )
+        self._ticking: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
@@ -96,6 +105,11 @@ class Worker:
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
+        self.node.interests.sweep()
 
     async def drain(self, hasten: asyncio.Event) -> None:
         """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
@@ -116,6 +130,8 @@ class Worker:
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self.gateway.cancel_all()
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
 
