@@ -17,6 +17,7 @@ import uvloop
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
+from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
@@ -72,7 +73,15 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
-        self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
+        self.node = Node(
+            self.reactor,
+            engine,
+            config.channels,
+            limits.max_json_depth,
+            interest_linger_seconds=limits.interest_linger_seconds,
+            join_seconds=limits.handshake_seconds,
+        )
+        self._ticking: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
@@ -99,6 +108,11 @@ class Worker:
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
+        self.node.interests.sweep()
 
     async def drain(self, hasten: asyncio.Event) -> None:
         """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
@@ -120,6 +134,8 @@ class Worker:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self.gateway.cancel_all()
         await self.node.stop()
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
 

@@ -80,6 +80,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # nginx lingering_timeout: 5 s; a Close is small.
     linger_seconds: Seconds = 2.0
 
+    # -- channels
+    # A channel without subscribers is left at the engine after this long: a page that is reloaded is back sooner, and
+    # joining again costs a round trip. Not below handshake_seconds: who is still connecting is no subscriber yet.
+    interest_linger_seconds: Seconds = 15.0
+
     # -- acceptance
     # Also bounded by net.core.somaxconn, which is 4096 since Linux 5.4.
     listen_backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096

@@ -19,9 +19,10 @@ waits, which is how pressure reaches the publisher. Only publishes need credit; 
 for it. Both ends of a link keep reading whatever happens to their writing.
 
 Interest. `join` says that this worker wants a channel; from its return on every publication of that channel reaches
-`deliver`, and `Joined.head` is the offset just before the first of them. Interest is counted by the node, not here:
-the engine hears of the first subscriber and, after the last one has been gone for a while, `leave`. Joining a channel
-twice is allowed and only answers again.
+`deliver`, and `Joined.head` is the offset just before the first of them. Interest is kept by the worker (interest.py),
+not here: the engine hears of the first subscriber and, after the last one has been gone for a while, `leave`. Joining a
+channel twice is allowed and only answers again. A direct engine is not asked to join live channels. When a link is
+lost, the engine fails the joins under way before it has the node join everything again on the next.
 
 History. A publication that carries a `HistoryRule` gets an offset, one higher than the channel's last, and is kept
 within the rule. Offsets are never reused: a channel that was evicted and comes back starts above the highest offset
@@ -112,6 +113,8 @@ class Engine(Protocol):
     # True: native code takes raw messages of live channels by itself: to the hub if the engine is in this process, else
     # to the link that the engine has set up in `start`.
     direct: bool
+    # True: in this process, so nobody has to be told which live channels are wanted.
+    local: bool
 
     def start(self, native: Linked) -> None:
         """Once, inside the running loop, before the first connection."""

@@ -48,6 +48,7 @@ class LinkEngine:
     """`address`: of the engine's abstract Unix socket, without the leading NUL. `slot`: of this worker."""
 
     direct = True
+    local = False
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class LinkEngine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        self._up = False
         self._native.detach_link()
         self._close()
 

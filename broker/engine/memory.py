@@ -12,6 +12,7 @@ _NOTHING_KEPT = Joined()
 
 class MemoryEngine:
     direct = True
+    local = True
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

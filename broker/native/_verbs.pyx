@@ -208,9 +208,9 @@ cdef class Verbs(Linked):
             subscription = subscription.next
         return names
 
-    def channels(self):
-        """Names of the channels that have a subscription here."""
-        return self.hub.names()
+    def subscribers(self, bytes name not None):
+        """Receiving subscriptions of a channel on this worker."""
+        return self.hub.subscribers(name)
 
     def publish(self, uint64_t conn, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None, bint echo):
         """Delivers what a connection published; without `echo` to everyone else. Returns the deliveries caused here."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.engine.base import EngineError, Publication
+from broker.engine.base import EngineError, HistoryRule, Joined, Publication
 from tests.client_frames import BINARY, PING, PONG, TEXT, close, frame
 from tests.integration.harness import Broker, Client, running, turns, wait_until
 from tests.integration.waiting import DistantEngine
@@ -168,6 +168,7 @@ class Refusing:
     """Says no before anything is asked."""
 
     direct = False
+    local = False
 
     def start(self, native: object) -> None:
         """Nothing has to be connected."""
@@ -177,6 +178,12 @@ class Refusing:
 
     def publish(self, publication: Publication) -> asyncio.Future[object]:
         raise EngineError("engine_unavailable")
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return Joined()
+
+    def leave(self, channel: bytes) -> None:
+        """Nothing is kept for a channel."""
 
 
 async def test_an_engine_that_says_no_at_once_is_answered_like_one_that_waits() -> None:

@@ -42,6 +42,7 @@ class FakeReactor:
 
 class FakeEngine:
     direct = True
+    local = True
 
     def __init__(self) -> None:
         self.taken: list[Publication] = []

@@ -104,7 +104,7 @@ class FakeEngine:
     """Remembers publications; answers with `answer`, which may be an error or have to be waited for."""
 
     def __init__(self, direct: bool = True) -> None:
-        self.direct = direct
+        self.direct = self.local = direct
         self.taken: list[Publication] = []
         self.answer: Receipt | asyncio.Future[Receipt] | Exception = Receipt(2)
 
