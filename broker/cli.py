@@ -5,7 +5,6 @@ easily). Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or confi
 """
 
 import importlib
-import logging
 import sys
 from pathlib import Path
 
@@ -35,10 +34,12 @@ def _end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
     raise SystemExit(code)
 
 
-def _one_worker(_: click.Context, __: click.Parameter, workers: int) -> int:
-    if workers != 1:
-        raise click.BadParameter("this version runs one worker process, so only 1 is taken")
-    return workers
+def _workers(_: click.Context, __: click.Parameter, workers: str | None) -> int | str | None:
+    if workers is None or workers == "auto":
+        return workers
+    if not workers.isascii() or not workers.isdigit():
+        raise click.BadParameter(f"{workers!r} is neither a number nor auto")
+    return int(workers)
 
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -69,7 +70,10 @@ def main() -> None:
 @click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /.")
 @click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]")
 @click.option(
-    "--workers", type=int, default=1, show_default=True, callback=_one_worker, help="Worker processes; only 1 for now."
+    "--workers",
+    metavar="N|auto",
+    callback=_workers,
+    help="Worker processes; auto: one for each processor that is ours. [default: 1]",
 )
 @click.option(
     "--origin",
@@ -86,7 +90,12 @@ def main() -> None:
 )
 @click.option("--verbose", is_flag=True, help="Log the life of every session.")
 def serve(
-    dev: bool, listen: str | None, workers: int, origins: tuple[str, ...], config_file: Path | None, verbose: bool
+    dev: bool,
+    listen: str | None,
+    workers: int | str | None,
+    origins: tuple[str, ...],
+    config_file: Path | None,
+    verbose: bool,
 ) -> None:
     """Serve WebSockets until SIGTERM or Ctrl-C.
 
@@ -94,43 +103,60 @@ def serve(
     Examples:
       ws-broker serve --dev
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
+      ws-broker serve --dev --workers auto
     """
     check_system()
-    from broker.config.errors import ConfigError
-    from broker.config.load import load
-    from broker.config.values import parse_listen
-    from broker.supervisor.listeners import ListenError, open_listeners
-    from broker.worker import run
-
     overrides: dict[str, object] = {}
     if dev:
         overrides["server.dev"] = True
     if listen is not None:
         overrides["server.listen"] = listen
+    if workers is not None:
+        overrides["server.workers"] = workers
     if origins:
         overrides["server.origins"] = list(origins)
-    try:
+    _serve(config_file, overrides, verbose)
+
+
+def _serve(config_file: Path | None, overrides: dict[str, object], verbose: bool) -> None:
+    from broker.config.errors import ConfigError
+    from broker.config.load import load
+    from broker.config.schema import Config
+    from broker.supervisor.alone import run as alone
+    from broker.supervisor.child import configure_logging
+    from broker.supervisor.cpus import usable_cpus
+    from broker.supervisor.listeners import ListenError, listeners_for
+    from broker.supervisor.notify import Notifier
+    from broker.supervisor.supervisor import run as supervise
+
+    def read() -> Config:
         config = load(config_file, overrides)
+        if not config.server.dev:
+            raise ConfigError(
+                ["nobody could connect: this version admits clients with --dev only (on this machine, without tokens)"]
+            )
+        return config
+
+    try:
+        config = read()
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"ws-broker: {problem}", err=True)
         raise SystemExit(EXIT_USAGE) from None
-    if not config.server.dev:
-        _end(
-            "nobody could connect: this version admits clients with --dev only (on this machine, without tokens)",
-            EXIT_USAGE,
-        )
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    host, port = parse_listen(config.server.listen)
+    configure_logging(verbose)
+    workers = usable_cpus() if config.server.workers == "auto" else config.server.workers
     try:
-        listeners = open_listeners(host, port, config.limits.listen_backlog, workers)
+        listeners = listeners_for(config, workers)
     except ListenError as error:
         _end(str(error))
-    run(config, listeners, lambda: _announce(listeners[0].getsockname()))
+    notifier = Notifier.from_environment()
+    address = listeners[0].getsockname()
+    if workers == 1:
+        alone(config, listeners, notifier, lambda: _announce(address))
+        return
+    why = supervise(config, read, listeners, workers, notifier, lambda: _announce(address), verbose=verbose)
+    if why is not None:
+        _end(why)
 
 
 def _announce(address: tuple[str, int]) -> None:

@@ -139,6 +139,10 @@ class Node:
         """Once, inside the running loop, before the first connection."""
         self._engine.start(self._reactor)
 
+    async def usable(self) -> None:
+        """Returns once publishes can be sequenced."""
+        await self._engine.usable()
+
     async def stop(self) -> None:
         """After the last one."""
         if self._rejoining is not None:

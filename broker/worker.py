@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import uvloop
@@ -34,12 +34,24 @@ from broker.web.pages import load_pages
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
+_SESSIONS = _counters.NAMES.index("g_sessions")
 DRAIN_FLUSH_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.02
+# How often the event loop says that it turns, and looks after the listeners of others.
+BEAT_SECONDS = 0.05
+# Batches of 64 taken from one such listener in one go: a full accept queue of 4096 is shared out in some 0.3 s.
+BEAT_BATCHES = 4
+# Handshakes that were accepted when a successor took over are finished, if they are quick; idle ones get 503.
+SUCCESSION_SECONDS = 1.0
 
 
 class Worker:
-    """Built inside a running loop; `start` accepts, `drain` ends. `engine` is given the node, its sink."""
+    """Built inside a running loop; `start` (or `begin`, `accept`) and `drain`. `engine` is given the node, its sink.
+
+    One of several is given `counters`, a row of the shared page, the listeners of its `siblings`, and `beat`: called
+    every 50 ms, it returns the listeners of siblings to take connections from, and sets `succeeded` if somebody else
+    serves the own ones too.
+    """
 
     def __init__(
         self,
@@ -48,6 +60,9 @@ class Worker:
         *,
         authority: Authority | None = None,
         engine: Callable[[Sink], Engine] = MemoryEngine,
+        counters: bytearray | memoryview | None = None,
+        siblings: Sequence[socket.socket] = (),
+        beat: "Callable[[Worker], Iterable[int]] | None" = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -58,13 +73,19 @@ class Worker:
         self._config = config
         self._loop = loop
         self._listeners = listeners
-        self.counters = bytearray(8 * _counters.SIZE)
+        self._siblings = siblings
+        self._beat = beat
+        self._next_beat: asyncio.TimerHandle | None = None
+        self.draining = False
+        self.succeeded = False
+        self.counters = bytearray(8 * _counters.SIZE) if counters is None else counters
         self.gateway = Gateway(
             {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
             limits.handshake_seconds,
         )
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
-        settings = {**msgspec.structs.asdict(limits), "max_connections": max_connections(limits.max_connections)}
+        self.max_connections = max_connections(limits.max_connections, RESERVED_FDS + len(siblings))
+        settings = {**msgspec.structs.asdict(limits), "max_connections": self.max_connections}
         self.reactor = Reactor(
             self.hub,
             self.gateway,
@@ -104,23 +125,63 @@ class Worker:
         )
 
     def start(self) -> None:
+        self.begin()
+        self.accept()
+
+    def begin(self) -> None:
+        """Everything but accepting: a worker whose engine cannot be reached yet would turn its clients away."""
         self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
+        self._tick()
+
+    def accept(self) -> None:
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
-        self._tick()
+        if self._beat is not None:
+            self._on_beat(self._beat)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
         self.node.interests.sweep()
 
+    def _on_beat(self, beat: "Callable[[Worker], Iterable[int]]") -> None:
+        self._next_beat = self._loop.call_later(BEAT_SECONDS, self._on_beat, beat)
+        for listener in beat(self):
+            self._take_from(listener, BEAT_BATCHES)
+
+    def _take_from(self, listener: int, batches: int) -> None:
+        while batches and self.reactor.accept_from(listener):
+            batches -= 1
+
+    def _let_go(self) -> None:
+        """Closes every listener. What waits in them by now is taken first, unless a successor takes it."""
+        if self._beat is not None:
+            self._beat(self)  # a successor may have come since the last one
+        self.draining = True
+        if not self.succeeded:
+            # Whoever closes a listener last resets what waits in it.
+            for listener in self._siblings:
+                self._take_from(listener.fileno(), self._config.limits.listen_backlog)
+        self.reactor.stop_accepting(take=not self.succeeded)
+        for listener in (*self._listeners, *self._siblings):
+            listener.close()
+
+    @property
+    def full(self) -> bool:
+        return self.reactor.connections >= self.max_connections
+
+    @property
+    def _only_sessions(self) -> bool:
+        return self.reactor.connections <= memoryview(self.counters).cast("B").cast("Q")[_SESSIONS]
+
     async def drain(self, hasten: asyncio.Event) -> None:
         """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
         the close deadlines have passed.
         """
-        self.reactor.stop_accepting()
-        for listener in self._listeners:
-            listener.close()
+        self._let_go()
+        until = self._loop.time() + SUCCESSION_SECONDS
+        while self.succeeded and not self._only_sessions and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
         until = self._loop.time() + DRAIN_FLUSH_SECONDS
         # A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
         # blocked are through in a few turns; the bound is for publishers that go on.
@@ -132,6 +193,8 @@ class Worker:
         # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self._next_beat is not None:
+            self._next_beat.cancel()
         self.gateway.cancel_all()
         await self.node.stop()
         if self._ticking is not None:
@@ -140,7 +203,7 @@ class Worker:
         self.reactor.destroy()
 
 
-def max_connections(configured: int) -> int:
+def max_connections(configured: int, reserved: int = RESERVED_FDS) -> int:
     """What the limit of file descriptors leaves, which is raised as far as the system lets it; or less, if
     configured.
     """
@@ -148,11 +211,21 @@ def max_connections(configured: int) -> int:
     if hard == resource.RLIM_INFINITY:
         hard = 1_048_576
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    possible = max(1, hard - RESERVED_FDS)
+    possible = max(1, hard - reserved)
     return min(configured, possible) if configured else possible
 
 
-async def serve(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
+async def serve(
+    config: Config,
+    listeners: Sequence[socket.socket],
+    ready: Callable[[], None],
+    *,
+    stopping: Callable[[], None] = lambda: None,
+    engine: Callable[[Sink], Engine] = MemoryEngine,
+    counters: bytearray | memoryview | None = None,
+    siblings: Sequence[socket.socket] = (),
+    beat: Callable[[Worker], Iterable[int]] | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for."""
     loop = asyncio.get_running_loop()
     stop, hasten = asyncio.Event(), asyncio.Event()
@@ -162,15 +235,29 @@ async def serve(config: Config, listeners: Sequence[socket.socket], ready: Calla
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
-    worker = Worker(config, listeners)
-    worker.start()
+    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
+    worker.begin()
+    usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
+    usable.cancel()
+    if not stop.is_set():
+        worker.accept()
     # What exists now lives as long as the process: the collector need not walk it again.
     gc.collect()
     gc.freeze()
-    ready()
-    await stop.wait()
+    if not stop.is_set():
+        ready()
+    await stopped
+    stopping()
     await worker.drain(hasten)
 
 
-def run(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
-    uvloop.run(serve(config, listeners, ready))
+def run(
+    config: Config,
+    listeners: Sequence[socket.socket],
+    ready: Callable[[], None],
+    *,
+    stopping: Callable[[], None] = lambda: None,
+    beat: Callable[[Worker], Iterable[int]] | None = None,
+) -> None:
+    uvloop.run(serve(config, listeners, ready, stopping=stopping, beat=beat))

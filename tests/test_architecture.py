@@ -75,9 +75,9 @@ def test_an_import_that_points_up_is_found(case: str, tmp_path: Path) -> None:
 
 
 def test_only_the_listed_units_may_know_the_native_core(tmp_path: Path) -> None:
-    files = {"supervisor/run.py": "from broker.native import _hub\n", "native/_hub.pyx": "", "native/_hub.pyi": ""}
+    files = {"api/run.py": "from broker.native import _hub\n", "native/_hub.pyx": "", "native/_hub.pyi": ""}
     (fault,) = faults(tree(tmp_path, files))
-    assert fault.startswith("broker/supervisor/run.py:1: supervisor must not import broker.native._hub: only ")
+    assert fault.startswith("broker/api/run.py:1: api must not import broker.native._hub: only ")
 
 
 @pytest.mark.parametrize(

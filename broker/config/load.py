@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from broker.config.errors import ConfigError
-from broker.config.schema import ChannelPolicy, Config, Limits, Server
+from broker.config.schema import ChannelPolicy, Config, Limits, Server, Supervisor, Workers
 from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin, parse_pattern
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -70,6 +70,7 @@ def _config(tree: dict[str, Any], problems: list[str]) -> Config:
         channels[pattern] = _struct(ChannelPolicy, table, path, problems)
     return Config(
         server=_struct(Server, tree.get("server", {}), "server", problems),
+        supervisor=_struct(Supervisor, tree.get("supervisor", {}), "supervisor", problems),
         limits=_struct(Limits, tree.get("limits", {}), "limits", problems),
         channels=channels,
     )
@@ -104,6 +105,8 @@ def _struct(struct: type[T], table: object, path: str, problems: list[str]) -> T
 def _hint(kind: object, message: str) -> str:
     if get_origin(kind) is Literal:
         return f"must be one of {', '.join(get_args(kind))}"
+    if kind == Workers and "enum" in message:
+        return "must be a number or auto"
     return message[:1].lower() + message[1:]
 
 

@@ -17,6 +17,8 @@ RefusalStyle = Literal["auto", "close", "http"]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Bytes = Annotated[int, Meta(ge=1, le=2**30)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+# Each worker holds the listeners of all.
+Workers = Literal["auto"] | Annotated[int, Meta(ge=1, le=256)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +106,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # WebSocket listener, HOST:PORT. Loopback, so that nothing is open to a network by accident.
     listen: str = "127.0.0.1:8000"
+    # Worker processes, or "auto": as many as there are processors for this broker (scheduler and control group).
+    workers: Workers = 1
     # Anybody on this machine may subscribe and publish everything; demo page at /.
     dev: bool = False
     # With dev: listen beyond loopback all the same. Everything is then open to whoever reaches the port.
@@ -122,6 +126,20 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extra_channel_characters: str = ""
 
 
+class Supervisor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the supervisor of several workers judges its children."""
+
+    # Silence of a child's event loop after which it is killed and replaced. Twice that bounds the replacement, as one
+    # is judged at a time. gunicorn's timeout: 30 s; here a turn of the loop is bounded by milliseconds.
+    stuck_seconds: Annotated[float, Meta(ge=0.5, le=3600)] = 5.0
+    # From the start of a child to its readiness. gunicorn's timeout: 30 s.
+    start_seconds: Seconds = 30.0
+    # So many early deaths in a row of one child, each sooner than early_death_seconds after it was ready, are a crash
+    # loop: the broker ends. systemd: DefaultStartLimitBurst 5 in DefaultStartLimitIntervalSec 10 s.
+    most_early_deaths: Annotated[int, Meta(ge=1, le=1000)] = 5
+    early_death_seconds: Seconds = 10.0
+
+
 class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for the channels of one pattern; the defaults also hold for channels that no pattern matches."""
 
@@ -135,5 +153,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A complete configuration. `channels` is keyed by pattern; the most specific one wins."""
 
     server: Server = Server()
+    supervisor: Supervisor = Supervisor()
     limits: Limits = Limits()
     channels: dict[str, ChannelPolicy] = {}

@@ -108,6 +108,12 @@ class Sink(Protocol):
     def missed(self, channel: bytes, count: int | None) -> None:
         """So many publications of a joined channel were not delivered here; None = nobody knows."""
 
+    def outcome_unknown(self, conns: list[int]) -> None:
+        """The link broke; these raw connections published something nobody knows the fate of."""
+
+    def linked(self, again: bool) -> None:
+        """Publishes can be sequenced; `again`: on a new link, so what was joined has to be joined anew."""
+
 
 class Engine(Protocol):
     # True: native code takes raw messages of live channels by itself: to the hub if the engine is in this process, else
@@ -118,6 +124,9 @@ class Engine(Protocol):
 
     def start(self, native: Linked) -> None:
         """Once, inside the running loop, before the first connection."""
+
+    async def usable(self) -> None:
+        """Returns once publishes can be sequenced; then, not before, the worker accepts."""
 
     async def stop(self) -> None:
         """Once, after the last one."""

@@ -16,7 +16,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from broker.engine import wire
 from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt, Sink
@@ -34,25 +33,15 @@ TICK_SECONDS = 0.25
 _RECEIPT = Receipt()
 
 
-class LinkSink(Sink, Protocol):
-    """What a node has besides, for an engine whose link can break."""
-
-    def outcome_unknown(self, conns: list[int]) -> None:
-        """These raw connections published something nobody knows the fate of."""
-
-    def linked(self, again: bool) -> None:
-        """The link is there; `again`: after another one, so what was joined has to be joined anew."""
-
-
 class LinkEngine:
-    """`address`: of the engine's abstract Unix socket, without the leading NUL. `slot`: of this worker."""
+    """`address`: of the engine's Unix socket, an abstract one with its leading NUL. `slot`: of this worker."""
 
     direct = True
     local = False
 
     def __init__(
         self,
-        sink: LinkSink,
+        sink: Sink,
         address: str,
         slot: int,
         *,
@@ -60,7 +49,7 @@ class LinkEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
-        self._address = "\0" + address
+        self._address = address
         self._slot = slot
         self._silence_seconds = silence_seconds
         self._clock = clock
@@ -70,6 +59,7 @@ class LinkEngine:
         self._keeper: asyncio.Task[None] | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._broken = asyncio.Event()
+        self._first = asyncio.Event()
         self._up = False
         self._links = 0
         self._heard = 0.0
@@ -88,6 +78,9 @@ class LinkEngine:
         native.expect_link(self, WINDOW_BYTES)
         self._keeper = self._loop.create_task(self._keep_linked())
         self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
+
+    async def usable(self) -> None:
+        await self._first.wait()
 
     async def stop(self) -> None:
         """Ends the link."""
@@ -120,6 +113,7 @@ class LinkEngine:
             pause = CONNECT_FIRST_SECONDS
             self._links += 1
             self._up = True
+            self._first.set()
             self._sink.linked(self._links > 1)
             await self._broken.wait()
             self._close()

@@ -20,6 +20,9 @@ class MemoryEngine:
     def start(self, native: Linked) -> None:
         """Nothing has to be connected."""
 
+    async def usable(self) -> None:
+        """At once."""
+
     async def stop(self) -> None:
         """Nothing is open."""
 

@@ -20,6 +20,7 @@ log = logging.getLogger("broker.engine")
 # What may wait for one worker before messages are lost for it: 16 MiB are 250 of the largest of the default
 # configuration, and some 10 ms of a Unix socket.
 MOST_OUTPUT_BYTES = 16 * 1024 * 1024
+BEAT_SECONDS = 0.05
 
 
 class EngineProcess:
@@ -110,10 +111,15 @@ class EngineProcess:
         log.error("a link of the engine failed", exc_info=error)
 
 
-async def serve(listener: socket.socket, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    """Serves links until `stop`."""
+async def serve(listener: socket.socket, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+    """Serves links until it is cancelled. `beat` says that the loop turns; `ready` that workers may come."""
     engine = EngineProcess(listener)
     engine.start()
+    beat()
     ready()
-    await stop.wait()
-    engine.stop()
+    try:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            beat()
+    finally:
+        engine.stop()

@@ -16,6 +16,7 @@ cdef class Intake(Lifecycle):
     cdef int listeners[64]
     cdef int listener_count
     cdef bint accept_paused
+    cdef bint accept_left           # other workers take what comes to our listeners
     cdef uint32_t accept_again_tick
     cdef uint32_t max_connections
     cdef uint32_t pass_messages
@@ -45,6 +46,7 @@ cdef class Intake(Lifecycle):
     cdef bint accept_some(self, int listener)
     cdef void pause_accept(self)
     cdef void resume_accept(self)
+    cdef void watch_listeners(self)
     cdef void readable(self, Connection *connection)
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size)
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)

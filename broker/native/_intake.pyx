@@ -79,18 +79,19 @@ cdef class Intake(Lifecycle):
     # Accepting.
 
     cdef void pause_accept(self):
-        cdef int i
         self.accept_paused = True
         self.accept_again_tick = self.tick + ACCEPT_PAUSE_TICKS
         self.all.counters[N_ACCEPT_PAUSES] += 1
-        for i in range(self.listener_count):
-            poller_watch(self.poller, WATCH_CHANGE, self.listeners[i], POLL_NOTHING, TAG_LISTENER + i)
+        self.watch_listeners()
 
     cdef void resume_accept(self):
-        cdef int i
         self.accept_paused = False
+        self.watch_listeners()
+
+    cdef void watch_listeners(self):
+        cdef int i
         for i in range(self.listener_count):
-            poller_watch(self.poller, WATCH_CHANGE, self.listeners[i], POLL_IN, TAG_LISTENER + i)
+            poller_watch(self.poller, WATCH_CHANGE, self.listeners[i], POLL_NOTHING if self.accept_paused or self.accept_left else POLL_IN, TAG_LISTENER + i)
 
     cdef bint accept_some(self, int listener):
         """Takes one batch; True = there may be more."""

@@ -176,13 +176,31 @@ cdef class Reactor(Verbs):
         self.listeners[self.listener_count] = fd
         self.listener_count += 1
 
-    def stop_accepting(self):
-        """Takes what the accept queues hold by now, then lets go of the listeners."""
+    def accept_from(self, int fd):
+        """Takes a batch from a listener that is not polled here: another worker's. True = there may be more."""
+        cdef bint more
+        if self.in_turn or self.wheel == NULL:
+            return False
+        self.in_turn = True     # see stop_accepting
+        self.tell_time()
+        more = self.accept_some(fd)
+        self.in_turn = False
+        self.schedule()
+        return more
+
+    def leave_accepting(self, bint left):
+        """True: others take what comes to the listeners, until it is False again."""
+        if left != self.accept_left:
+            self.accept_left = left
+            self.watch_listeners()
+
+    def stop_accepting(self, *, bint take=True):
+        """Takes what the accept queues hold by now, unless somebody else goes on with them, then lets go of the listeners."""
         cdef int i
         cdef bint in_turn = self.in_turn
         self.in_turn = True     # a callback may not make a turn either: it would free what accept_some is reading for
         for i in range(self.listener_count):
-            while not in_turn and self.accept_some(self.listeners[i]):
+            while take and not in_turn and self.accept_some(self.listeners[i]):
                 pass
             poller_watch(self.poller, WATCH_REMOVE, self.listeners[i], 0, 0)
         self.in_turn = in_turn

@@ -5,8 +5,15 @@ silence, the port is first bound without it: whoever holds it, with the option o
 """
 
 import errno
+import logging
 import os
 import socket
+
+from broker.config.schema import Config
+from broker.config.values import is_loopback, parse_listen
+from broker.supervisor.notify import PassedSocketError, passed_sockets
+
+log = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
@@ -43,6 +50,32 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
             listener.close()
         raise ListenError(_explain(host, port, error)) from None
     return opened
+
+
+def listeners_for(config: Config, workers: int) -> list[socket.socket]:
+    """The sockets that were passed by socket activation, or else one for each worker. All as clients need them: the
+    options are inherited by what is accepted, by whichever worker. Raises ListenError.
+    """
+    server, limits = config.server, config.limits
+    try:
+        listeners = passed_sockets()
+    except PassedSocketError as error:
+        raise ListenError(str(error)) from None
+    if listeners:
+        for listener in listeners:
+            host = listener.getsockname()[0]
+            if server.dev and not server.dev_on_any_address and not is_loopback(host):
+                raise ListenError(
+                    f"the socket that was passed listens on {host}: with server.dev only a loopback address is taken"
+                )
+        log.info("listening on %d passed sockets, and not on server.listen", len(listeners))
+    else:
+        host, port = parse_listen(server.listen)
+        listeners = open_listeners(host, port, limits.listen_backlog, workers)
+    for listener in listeners:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
+    return listeners
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:

@@ -26,7 +26,7 @@ class Cluster:
 
     def start_engine(self) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind("\0" + self.address)
+        self.listener.bind(self.address)
         self.listener.listen()
         self.listener.setblocking(False)
         self.engine = EngineProcess(self.listener, self.most_output_bytes)
@@ -53,7 +53,7 @@ async def several(
 ) -> AsyncIterator[Cluster]:
     """`count` workers with --dev and the engine between them."""
     sockets = open_sockets()
-    cluster = Cluster("ws-broker-test-" + secrets.token_hex(8))
+    cluster = Cluster("\0ws-broker-test-" + secrets.token_hex(8))
     cluster.most_output_bytes = most_output_bytes
     cluster.start_engine()
     try:

@@ -173,6 +173,9 @@ class Refusing:
     def start(self, native: object) -> None:
         """Nothing has to be connected."""
 
+    async def usable(self) -> None:
+        """At once."""
+
     async def stop(self) -> None:
         """Nothing is open."""
 

@@ -46,6 +46,9 @@ class DistantEngine:
     def start(self, native: Linked) -> None:
         """Nothing has to be connected."""
 
+    async def usable(self) -> None:
+        """At once."""
+
     async def stop(self) -> None:
         """Nothing is open."""
 

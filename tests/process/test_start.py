@@ -45,7 +45,8 @@ def test_a_second_broker_on_the_port_does_not_start_and_the_first_goes_on() -> N
     [
         (["--frob"], "No such option '--frob'"),
         (["--lisen", "127.0.0.1:1"], "Did you mean '--listen'"),
-        (["--workers", "two"], "'two' is not a valid integer"),
+        (["--workers", "two"], "'two' is neither a number nor auto"),
+        (["--workers", "-1"], "'-1' is neither a number nor auto"),
         (["extra"], "unexpected extra argument"),
     ],
 )
@@ -64,10 +65,11 @@ def test_an_unknown_command_is_named() -> None:
     assert "No such command 'publish'" in result.errors
 
 
-def test_more_than_one_worker_is_refused_with_the_reason() -> None:
-    result = run("serve", "--dev", "--workers", "2")
-    assert result.status == USAGE
-    assert "this version runs one worker" in result.errors
+@pytest.mark.parametrize("workers", ["0", "257"])
+def test_a_number_of_workers_that_cannot_be_is_refused_with_its_bounds(workers: str) -> None:
+    result = run("serve", "--dev", "--workers", workers)
+    assert (result.status, result.output) == (USAGE, "")
+    assert result.one_line.startswith("server.workers: ")
 
 
 def test_without_dev_nothing_is_opened_and_the_reason_said() -> None:

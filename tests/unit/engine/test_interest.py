@@ -26,6 +26,9 @@ class FakeEngine:
     def start(self, native: object) -> None:
         raise AssertionError("interest starts nothing")
 
+    async def usable(self) -> None:
+        raise AssertionError("interest waits for nothing")
+
     async def stop(self) -> None:
         raise AssertionError("interest stops nothing")
 

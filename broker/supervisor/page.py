@@ -1,0 +1,134 @@
+"""The shared page: what every child tells of itself, readable by all others, also after it died.
+
+One memfd of the supervisor, mapped by every child. A row belongs to one child at a time: its native counters (the slice
+that a `Hub` increments), then what its event loop says of itself. Only the child writes its row while it lives; the
+supervisor clears it before the start and folds it into the row of the retired after the death. A value is one aligned
+u64, so a reader sees it old or new and never half; no two values are promised to be of the same moment.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+
+from broker.native._counters import NAMES, SIZE
+
+STATES = ("empty", "starting", "accepting", "draining")
+EMPTY, STARTING, ACCEPTING, DRAINING = range(4)
+
+# After the counters, in this order.
+_HEARTBEAT, _PAUSED, _STATE, _PID = range(SIZE, SIZE + 4)
+# Whole cache lines: 8 u64 each, so that two children never write the same one.
+_ROW = -(-(SIZE + 4) // 8) * 8
+
+# During a reload two generations serve beside each other.
+GENERATIONS = 2
+RETIRED, ENGINE = 0, 1
+
+_CONNECTIONS = NAMES.index("g_connections")
+
+
+def worker_slot(index: int, generation: int) -> int:
+    """The row of a worker: what another worker computes as well."""
+    return 2 + index * GENERATIONS + generation % GENERATIONS
+
+
+class Row:
+    """One child's part. `counters` is a writable buffer of SIZE u64."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self._cells = cells
+        self.counters = cells[:SIZE]
+
+    @property
+    def heartbeat_ns(self) -> int:
+        """When the child's event loop last said that it turns, CLOCK_MONOTONIC; 0 = not yet."""
+        return int(self._cells[_HEARTBEAT])
+
+    @heartbeat_ns.setter
+    def heartbeat_ns(self, now_ns: int) -> None:
+        self._cells[_HEARTBEAT] = now_ns
+
+    @property
+    def paused(self) -> bool:
+        """It leaves new connections to others."""
+        return bool(self._cells[_PAUSED])
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._cells[_PAUSED] = paused
+
+    @property
+    def state(self) -> int:
+        return int(self._cells[_STATE])
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._cells[_STATE] = state
+
+    @property
+    def pid(self) -> int:
+        return int(self._cells[_PID])
+
+    @property
+    def connections(self) -> int:
+        return int(self._cells[_CONNECTIONS])
+
+    def begin(self, pid: int) -> None:
+        """What a child says first."""
+        self._cells[_PID] = pid
+        self._cells[_STATE] = STARTING
+
+    def values(self) -> list[int]:
+        return self.counters.tolist()
+
+    def clear(self) -> None:
+        for at in range(_ROW):
+            self._cells[at] = 0
+
+
+class Page:
+    """`fd` is given to the children, which map the same memory with `Page.of`."""
+
+    def __init__(self, fd: int, workers: int) -> None:
+        self.fd = fd
+        self.workers = workers
+        self._cells = memoryview(mmap.mmap(fd, _size(workers))).cast("Q")
+        self._rows = [Row(self._cells[at : at + _ROW]) for at in range(0, len(self._cells), _ROW)]
+
+    @classmethod
+    def new(cls, workers: int) -> "Page":
+        fd = os.memfd_create("ws-broker-page")
+        os.ftruncate(fd, _size(workers))
+        return cls(fd, workers)
+
+    def row(self, slot: int) -> Row:
+        return self._rows[slot]
+
+    def worker_rows(self, index: int) -> tuple[Row, ...]:
+        """Those of one worker, of every generation."""
+        return tuple(self._rows[worker_slot(index, generation)] for generation in range(GENERATIONS))
+
+    def living(self) -> Iterator[Row]:
+        """Rows of children that are there."""
+        return (row for row in self._rows[ENGINE:] if row.state != EMPTY)
+
+    def retire(self, slot: int) -> None:
+        """What a dead child counted stays counted; what it had is gone."""
+        row, retired = self._rows[slot], self._rows[RETIRED]
+        for at, (name, value) in enumerate(zip(NAMES, row.values(), strict=True)):
+            if name.startswith("n_"):
+                retired.counters[at] = (retired.counters[at] + value) % 2**64
+        row.clear()
+
+    def totals(self) -> dict[str, int]:
+        """Every counter and gauge, summed over the living and the retired."""
+        columns = zip(*(row.values() for row in self._rows), strict=True)
+        return {name: sum(column) for name, column in zip(NAMES, columns, strict=True)}
+
+    def connections(self) -> list[int]:
+        """Of each worker, by its index."""
+        return [sum(row.connections for row in self.worker_rows(index)) for index in range(self.workers)]
+
+
+def _size(workers: int) -> int:
+    return 8 * _ROW * worker_slot(workers, 0)

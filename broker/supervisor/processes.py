@@ -1,0 +1,204 @@
+"""Child processes: started, seen to be ready, seen to end, and started again.
+
+Only the supervisor's main thread starts them (a child asks the kernel to die with the *thread* that made it), and each
+is a new program: nothing of a running event loop is ever forked.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from broker.supervisor.child import ChildSpec, write_spec
+from broker.supervisor.rules import Restarts
+
+log = logging.getLogger(__name__)
+
+
+class CrashLoopError(Exception):
+    """A child that does not live; the text is the line for the operator."""
+
+
+class Child:
+    """A running child. `ready` is done when it accepts; `dead`, with its exit status, when it has ended."""
+
+    def __init__(self, name: str, slot: int, process: subprocess.Popen[bytes], ready_fd: int) -> None:
+        self.name = name
+        self.slot = slot
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ready_fd = ready_fd
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.dead: asyncio.Future[int] = self._loop.create_future()
+        # CLOCK_MONOTONIC, as the heartbeats.
+        self.ready_since: float | None = None
+        self._loop.add_reader(self._pidfd, self._on_end)
+        self._loop.add_reader(ready_fd, self._on_ready)
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self._process.pid})"
+
+    def _on_ready(self) -> None:
+        self._loop.remove_reader(self._ready_fd)
+        if os.read(self._ready_fd, 1):  # otherwise it has died or gives up
+            self.ready_since = time.monotonic()
+            self.ready.set_result(None)
+        os.close(self._ready_fd)
+        self._ready_fd = -1
+
+    def _on_end(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._ready_fd >= 0:
+            self._on_ready()
+        self.dead.set_result(status)
+
+    def signal(self, number: signal.Signals) -> None:
+        """By the pidfd: it can hit nobody else."""
+        if not self.dead.done():
+            signal.pidfd_send_signal(self._pidfd, number)
+
+
+def start_child(make_spec: Callable[[int], ChildSpec]) -> Child:
+    """Starts a child. `make_spec` is given the file descriptor by which it tells that it is ready. Raises OSError."""
+    ready_read, ready_write = os.pipe()
+    try:
+        spec = make_spec(ready_write)
+        spec_fd = write_spec(spec)
+        try:
+            process = subprocess.Popen(
+                # -P: whatever lies in the working directory is no module of ours.
+                [sys.executable, "-P", "-m", "broker.supervisor.child", str(spec_fd)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(spec_fd, *spec.fds),
+                env=_environment(),
+                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the supervisor
+            )
+        finally:
+            os.close(spec_fd)
+    except BaseException:
+        os.close(ready_read)
+        raise
+    finally:
+        os.close(ready_write)
+    return Child(spec.name, spec.slot, process, ready_read)
+
+
+def _environment() -> dict[str, str]:
+    """The child finds the modules that this process found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+
+
+def describe(status: int) -> str:
+    """How a child ended, for a line."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+class Keeper:
+    """Keeps one child alive until it is retired: starts it, and again after each death, after a wait.
+
+    `over` is told of each end, before the next start. `task` ends when a retired child is dead, or with CrashLoopError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Child],
+        restarts: Restarts,
+        start_seconds: float,
+        over: Callable[[Child], None],
+    ) -> None:
+        self._name = name
+        self._start = start
+        self._restarts = restarts
+        self._start_seconds = start_seconds
+        self._over = over
+        self._retired = asyncio.Event()
+        self.child: Child | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while not self._retired.is_set():
+            try:
+                child = self._start()
+            except OSError as error:
+                lived, who, how = None, self._name, f"could not be started ({error.strerror})"
+            else:
+                self.child = child
+                lived, who, how = await self._life(child)
+                if self._retired.is_set():
+                    log.info("%s %s", who, how)
+                    return
+            wait = self._restarts.after_death(lived)
+            if wait is None:
+                raise CrashLoopError(
+                    f"{self._name} died {self._restarts.early} times in a row soon after its start, "
+                    f"the last time it {how}; its own output tells why"
+                )
+            log.error("%s %s; it is started again in %.1f s", who, how, wait)
+            await _event_within(self._retired, wait)
+
+    async def _life(self, child: Child) -> tuple[float | None, str, str]:
+        """How long it was ready, who it was, how it ended."""
+        await self._first_sign(child)
+        status = await child.dead
+        self.child = None
+        self._over(child)
+        lived = None if child.ready_since is None else time.monotonic() - child.ready_since
+        return lived, str(child), describe(status)
+
+    async def _first_sign(self, child: Child) -> None:
+        signs: set[asyncio.Future[Any]] = {child.ready, child.dead}
+        await asyncio.wait(signs, timeout=self._start_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if child.ready.done():
+            log.debug("%s accepts", child)
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif not child.dead.done():
+            log.error("%s was not ready within %g s; it is killed", child, self._start_seconds)
+            child.signal(signal.SIGKILL)
+
+    def retire(self) -> None:
+        """The child is told to end and is not replaced. Again: it is told to hurry."""
+        self._retired.set()
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.child is not None:
+            self.child.signal(number)
+
+
+async def _event_within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+async def all_ready(keepers: Iterable[Keeper]) -> None:
+    """Each has been ready once."""
+    for keeper in keepers:
+        await asyncio.wait({keeper.ready})
+
+
+async def all_over(keepers: Iterable[Keeper]) -> None:
+    """Each is retired and dead, or has given up."""
+    for keeper in keepers:
+        await asyncio.wait({keeper.task})
+        keeper.task.exception()  # told by whoever waited for it to live

@@ -1,0 +1,326 @@
+"""The supervisor: the main process of a broker with several workers.
+
+It opens nothing after the start and serves no client: it keeps one engine and N workers alive, replaces those that are
+stuck, puts new workers in the place of old ones on SIGHUP, and ends them all on SIGTERM or SIGINT. Called by the
+command line, with listening sockets. What it decides by is in rules.py, what it does with processes in processes.py.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from broker.config.errors import ConfigError
+from broker.config.schema import Config
+from broker.supervisor.child import ChildSpec
+from broker.supervisor.notify import Notifier
+from broker.supervisor.page import ENGINE, Page, worker_slot
+from broker.supervisor.processes import Child, CrashLoopError, Keeper, all_over, all_ready, start_child
+from broker.supervisor.rules import Judge, Restarts
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+STATUS_SECONDS = 5.0
+# What one look at a drain asks systemd for: longer than until the next look, short enough that a hang shows.
+EXTEND_SECONDS = 10.0
+# From the second signal to the end by force: a hastened worker has nothing to wait for.
+HASTEN_SECONDS = 3.0
+# An engine has nobody left to serve when it is told to end.
+ENGINE_END_SECONDS = 10.0
+LINK_BACKLOG = 512
+
+
+class Supervisor:
+    """Built inside a running loop; `run` is its whole life."""
+
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        listeners: Sequence[socket.socket],
+        workers: int,
+        notifier: Notifier,
+        *,
+        verbose: bool = False,
+    ) -> None:
+        self._config = config
+        self._load = reload
+        self._listeners = listeners
+        self._fds = tuple(listener.fileno() for listener in listeners)
+        self._pollers = share_out(len(listeners), workers)
+        self._count = workers
+        self._notifier = notifier
+        self._verbose = verbose
+        self.page = Page.new(workers)
+        # Nobody can be there first, or guess it.
+        self._link_address = f"\0ws-broker-{secrets.token_hex(16)}"
+        self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._link.bind(self._link_address)
+        self._link.listen(LINK_BACKLOG)
+        self._engine: list[Keeper] = []
+        self._workers: list[Keeper] = []
+        self._former: list[Keeper] = []  # of the generation before, draining; or of one that failed to come up
+        self._generation = 0
+        self._judge = Judge(config.supervisor.stuck_seconds)
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._hasten = asyncio.Event()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def run(self, announce: Callable[[], None]) -> str | None:
+        """Until a signal: None. Or until a crash loop: the line that says so."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._handle_stop)
+        loop.add_signal_handler(signal.SIGINT, self._handle_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        reason = None
+        try:
+            await self._serve(announce)
+        except CrashLoopError as error:
+            reason = str(error)
+            log.error("%s; the broker ends", reason)
+        await self._end()
+        return reason
+
+    def _handle_stop(self) -> None:
+        (self._hasten if self._stop.is_set() else self._stop).set()
+
+    async def _serve(self, announce: Callable[[], None]) -> None:
+        self._engine = [self._keeper("engine", self._config, self._engine_spec)]
+        if not await self._until(all_ready(self._engine)):
+            return
+        self._workers = self._start_workers(self._config)
+        if not await self._until(all_ready(self._workers)):
+            return
+        announce()
+        self._notifier.ready(self._status())
+        while await self._until(self._reload.wait()):
+            self._reload.clear()
+            await self._renew()
+
+    # Starting.
+
+    def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
+        rules = config.supervisor
+
+        def over(child: Child) -> None:
+            self.page.retire(child.slot)
+
+        return Keeper(
+            name,
+            lambda: start_child(lambda ready_fd: make_spec(config, ready_fd)),
+            Restarts(rules.most_early_deaths, rules.early_death_seconds),
+            rules.start_seconds,
+            over,
+        )
+
+    def _start_workers(self, config: Config) -> list[Keeper]:
+        return [
+            self._keeper(f"worker {index}", config, self._worker_spec(index, self._generation))
+            for index in range(self._count)
+        ]
+
+    def _engine_spec(self, config: Config, ready_fd: int) -> ChildSpec:
+        return ChildSpec(
+            role="engine",
+            config=config,
+            supervisor_pid=os.getpid(),
+            page_fd=self.page.fd,
+            slot=ENGINE,
+            workers=self._count,
+            ready_fd=ready_fd,
+            link_address=self._link_address,
+            link_fd=self._link.fileno(),
+            verbose=self._verbose,
+        )
+
+    def _worker_spec(self, index: int, generation: int) -> Callable[[Config, int], ChildSpec]:
+        def make(config: Config, ready_fd: int) -> ChildSpec:
+            return ChildSpec(
+                role="worker",
+                config=config,
+                supervisor_pid=os.getpid(),
+                page_fd=self.page.fd,
+                slot=worker_slot(index, generation),
+                workers=self._count,
+                ready_fd=ready_fd,
+                link_address=self._link_address,
+                index=index,
+                generation=generation,
+                listeners=self._fds,
+                pollers=self._pollers,
+                verbose=self._verbose,
+            )
+
+        return make
+
+    async def _until(self, wanted: Awaitable[object]) -> bool:
+        """Waits for `wanted`; False = told to stop first. Raises the CrashLoopError of a child that is needed."""
+        waiting = asyncio.ensure_future(wanted)
+        stop = asyncio.ensure_future(self._stop.wait())
+        needed = [self._watching, *(keeper.task for keeper in (*self._engine, *self._workers))]
+        try:
+            await asyncio.wait({waiting, stop, *needed}, return_when=asyncio.FIRST_COMPLETED)
+            for task in needed:
+                if task.done():
+                    task.result()
+            return waiting.done() and not stop.done()
+        finally:
+            waiting.cancel()
+            stop.cancel()
+
+    # Renewing: new workers accept before the old ones stop.
+
+    async def _renew(self) -> None:
+        self._notifier.reloading()
+        try:
+            config = self._load()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)
+        else:
+            for key, now, then in restart_needed(self._config, config):
+                log.warning("%s: is %s until a restart, not %s", key, now, then)
+            await self._replace(config)
+        self._notifier.ready(self._status())
+
+    async def _replace(self, config: Config) -> None:
+        self._generation ^= 1
+        self._former = self._start_workers(config)
+        failed = asyncio.wait({keeper.task for keeper in self._former}, return_when=asyncio.FIRST_COMPLETED)
+        if not await self._until(_first(all_ready(self._former), failed)):
+            return
+        broken = [keeper.task.exception() for keeper in self._former if keeper.task.done()]
+        if broken:
+            log.error("not reloaded: %s", broken[0])
+            self._generation ^= 1
+        else:
+            self._workers, self._former = self._former, self._workers
+            self._config = config
+            self._judge = Judge(config.supervisor.stuck_seconds)
+            log.info("reloaded; the workers of before are ended")
+        for keeper in self._former:
+            keeper.retire()
+        if await self._until(all_over(self._former)):
+            self._former = []
+
+    # Watching.
+
+    def _children(self) -> Iterable[Child]:
+        return [
+            keeper.child
+            for keeper in (*self._engine, *self._workers, *self._former)
+            if keeper.child is not None and keeper.child.ready_since is not None
+        ]
+
+    async def _watch(self) -> None:
+        last_status = time.monotonic()
+        told = ""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            children = {child.slot: child for child in self._children()}
+            beats = {slot: self._heard_of(child) for slot, child in children.items()}
+            stuck = self._judge.stuck(now, beats)
+            if stuck is not None:
+                log.error("%s is stuck: silent for %.1f s; it is killed", children[stuck], now - beats[stuck])
+                children[stuck].signal(signal.SIGKILL)
+            if all(now - beat < self._config.supervisor.stuck_seconds for beat in beats.values()):
+                self._notifier.watchdog_if_due(now, TICK_SECONDS)
+            if self._notifier.active and now - last_status >= STATUS_SECONDS and not self._stop.is_set():
+                last_status = now
+                if told != (told := self._status()):
+                    self._notifier.status(told)
+
+    def _heard_of(self, child: Child) -> float:
+        return max(self.page.row(child.slot).heartbeat_ns / 1e9, child.ready_since or 0.0)
+
+    def _status(self) -> str:
+        accepting = sum(keeper.child is not None and keeper.child.ready.done() for keeper in self._workers)
+        counts = " ".join(map(str, self.page.connections()))
+        return f"{accepting} of {self._count} workers accept; connections of each: {counts}"
+
+    # Ending.
+
+    async def _end(self) -> None:
+        self._stop.set()
+        self._notifier.stopping("closing connections")
+        for listener in self._listeners:
+            listener.close()
+        workers = [*self._workers, *self._former]
+        await self._end_of(workers)
+        engine_due = asyncio.get_running_loop().call_later(ENGINE_END_SECONDS, _kill, self._engine)
+        await self._end_of(self._engine)
+        engine_due.cancel()
+        self._watching.cancel()
+        self._link.close()
+
+    async def _end_of(self, keepers: Sequence[Keeper]) -> None:
+        for keeper in keepers:
+            keeper.retire()
+        over = asyncio.ensure_future(all_over(keepers))
+        hasten = asyncio.ensure_future(self._hasten.wait())
+        while not over.done():
+            self._notifier.extend(EXTEND_SECONDS)
+            await asyncio.wait({over, hasten}, timeout=EXTEND_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
+            if hasten.done() and not over.done():
+                for keeper in keepers:
+                    keeper.retire()
+                await asyncio.wait({over}, timeout=HASTEN_SECONDS)
+                _kill(keepers)
+                await over
+        hasten.cancel()
+
+
+def _kill(keepers: Iterable[Keeper]) -> None:
+    for keeper in keepers:
+        keeper.signal(signal.SIGKILL)
+
+
+async def _first(*wanted: Awaitable[object]) -> None:
+    tasks = {asyncio.ensure_future(one) for one in wanted}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def share_out(listeners: int, workers: int) -> tuple[tuple[int, ...], ...]:
+    """Which listeners each worker polls. One each is the rule; sockets that were passed may be fewer or more."""
+    if listeners < workers:
+        return tuple((index % listeners,) for index in range(workers))
+    return tuple(tuple(range(index, listeners, workers)) for index in range(workers))
+
+
+def restart_needed(old: Config, new: Config) -> list[tuple[str, object, object]]:
+    """Keys whose change does not reach a broker that runs: (key, value in use, value wanted)."""
+    return [
+        (key, getattr(getattr(old, section), name), getattr(getattr(new, section), name))
+        for key in ("server.listen", "server.workers", "limits.listen_backlog")
+        for section, name in (key.split("."),)
+        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
+    ]
+
+
+def run(
+    config: Config,
+    reload: Callable[[], Config],
+    listeners: Sequence[socket.socket],
+    workers: int,
+    notifier: Notifier,
+    announce: Callable[[], None],
+    *,
+    verbose: bool = False,
+) -> str | None:
+    """Supervises until a signal, in the main thread. Returns why it could not go on, if so."""
+
+    async def supervise() -> str | None:
+        return await Supervisor(config, reload, listeners, workers, notifier, verbose=verbose).run(announce)
+
+    return asyncio.run(supervise())
