@@ -5,6 +5,7 @@ of the environment, so that no child believes that they are meant for it.
 """
 
 import logging
+import math
 import os
 import socket
 import time
@@ -22,7 +23,7 @@ class Notifier:
 
     def __init__(self, address: str | None = None, watchdog_seconds: float | None = None) -> None:
         self.watchdog_seconds = watchdog_seconds if address else None
-        self._last_watchdog = float("-inf")
+        self._next_watchdog = math.inf  # from readiness on
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -53,6 +54,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self.send("READY=1", f"STATUS={status}")
+        self._next_watchdog = 0.0
 
     def reloading(self) -> None:
         """Type=notify-reload wants the moment as well, by CLOCK_MONOTONIC."""
@@ -66,8 +68,8 @@ class Notifier:
 
     def watchdog_if_due(self, now: float, every: float) -> None:
         """Called every so many seconds while all is well: speaks at half of the watchdog's time at the latest."""
-        if self.watchdog_seconds is not None and now - self._last_watchdog >= self.watchdog_seconds / 2 - every:
-            self._last_watchdog = now
+        if self.watchdog_seconds is not None and now >= self._next_watchdog:
+            self._next_watchdog = now + self.watchdog_seconds / 2 - every
             self.send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> None:

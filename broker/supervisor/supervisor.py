@@ -24,6 +24,7 @@ from broker.supervisor.rules import Judge, Restarts
 
 log = logging.getLogger(__name__)
 
+# Between two looks at the heartbeats; an eighth of stuck_seconds if that is less, or every look would seem late.
 TICK_SECONDS = 0.25
 STATUS_SECONDS = 5.0
 # What one look at a drain asks systemd for: longer than until the next look, short enough that a hang shows.
@@ -222,7 +223,9 @@ class Supervisor:
         last_status = time.monotonic()
         told = ""
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            rules = self._config.supervisor
+            tick = min(TICK_SECONDS, rules.stuck_seconds / 8)
+            await asyncio.sleep(tick)
             now = time.monotonic()
             children = {child.slot: child for child in self._children()}
             beats = {slot: self._heard_of(child) for slot, child in children.items()}
@@ -230,8 +233,8 @@ class Supervisor:
             if stuck is not None:
                 log.error("%s is stuck: silent for %.1f s; it is killed", children[stuck], now - beats[stuck])
                 children[stuck].signal(signal.SIGKILL)
-            if all(now - beat < self._config.supervisor.stuck_seconds for beat in beats.values()):
-                self._notifier.watchdog_if_due(now, TICK_SECONDS)
+            if all(now - beat < rules.stuck_seconds for beat in beats.values()):
+                self._notifier.watchdog_if_due(now, tick)
             if self._notifier.active and now - last_status >= STATUS_SECONDS and not self._stop.is_set():
                 last_status = now
                 if told != (told := self._status()):

@@ -42,12 +42,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **more}
 
 
-def run(*arguments: str, command: Sequence[str] = COMMAND, cwd: Path = ROOT, **more: str) -> Result:
+def run(
+    *arguments: str,
+    command: Sequence[str] = COMMAND,
+    cwd: Path = ROOT,
+    pass_fds: Sequence[int] = (),
+    **more: str,
+) -> Result:
     """Runs the command to its end."""
     done = subprocess.run(
         [*command, *arguments],
         cwd=cwd,
         env=environment(**more),
+        pass_fds=pass_fds,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -63,13 +70,28 @@ class Served:
         self.process = process
         self.lines: list[str] = []
         self.errors = ""
+        self._said_more = threading.Condition()
         self._reader = threading.Thread(target=self._read_errors)
         self._reader.start()
         self.host, self.port = self._named_page()
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
-        self.errors = self.process.stderr.read()
+        for line in self.process.stderr:
+            with self._said_more:
+                self.errors += line
+                self._said_more.notify_all()
+
+    def said(self, pattern: str, count: int = 1) -> list[re.Match[str]]:
+        """Waits until standard error has so many matches of `pattern`, which never spans lines; returns all."""
+        with self._said_more:
+            assert self._said_more.wait_for(lambda: len(self._matches(pattern)) >= count, PATIENCE_SECONDS), (
+                f"did not say {pattern!r} {count} times:\n{self.errors}"
+            )
+            return self._matches(pattern)
+
+    def _matches(self, pattern: str) -> list[re.Match[str]]:
+        return list(re.finditer(pattern, self.errors))
 
     def _named_page(self) -> tuple[str, int]:
         assert self.process.stdout is not None
@@ -106,13 +128,18 @@ class Served:
 
 @contextmanager
 def serving(
-    *arguments: str, listen: str = "127.0.0.1:0", prefix: Sequence[str] = (), extra: Mapping[str, str] | None = None
+    *arguments: str,
+    listen: str = "127.0.0.1:0",
+    prefix: Sequence[str] = (),
+    extra: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Served]:
     command = [*prefix, *COMMAND, "serve", "--dev", "--listen", listen, *arguments]
     with subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment(**(extra or {})),
+        pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

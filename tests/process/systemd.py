@@ -1,0 +1,49 @@
+"""What a broker under systemd is given, without systemd: a socket to notify, and listening sockets from 3 on."""
+
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.process.command import PATIENCE_SECONDS
+
+# Puts the file descriptors named by the first argument at 3 and up, and becomes the rest of the arguments.
+_HAND_OVER = """
+import fcntl, os, sys
+fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
+for at, fd in enumerate(fds):
+    os.dup2(fd, 3 + at)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join("web" for _ in fds))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@contextmanager
+def notifications() -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """A receiver, and the environment that names it."""
+    name = f"ws-broker-test-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"\0{name}")
+        receiver.settimeout(PATIENCE_SECONDS)
+        yield receiver, {"NOTIFY_SOCKET": f"@{name}"}
+
+
+def next_message(receiver: socket.socket) -> str:
+    return receiver.recv(4096).decode()
+
+
+def messages_so_far(receiver: socket.socket) -> list[str]:
+    receiver.setblocking(False)
+    found = []
+    try:
+        while True:
+            found.append(next_message(receiver))
+    except BlockingIOError:
+        receiver.settimeout(PATIENCE_SECONDS)
+        return found
+
+
+def handed_over(*listeners: socket.socket) -> list[str]:
+    """What to put before the command. The listeners are to be passed on under their own numbers."""
+    return [sys.executable, "-c", _HAND_OVER, ",".join(str(listener.fileno()) for listener in listeners)]
