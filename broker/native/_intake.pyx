@@ -257,9 +257,10 @@ cdef class Intake(Lifecycle):
         connection.paused = PAUSED_DECISION
         self.all.counters[N_REQUESTS] += 1
         if end < 0:
+            head_only = size >= 5 and memcmp(data, b"HEAD ", 5) == 0
             self._release_stash(connection)
             try:
-                self.handler.on_malformed(connection_id(connection), -end)
+                self.handler.on_malformed(connection_id(connection), -end, head_only)
             except BaseException as error:
                 self.failed_callback(connection, error)
             return

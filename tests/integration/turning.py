@@ -119,7 +119,7 @@ class Turning:
         self.requests.append(conn)
         self.when_requested(conn, request)
 
-    def on_malformed(self, conn: int, status: int) -> None:
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
         self.reactor.respond(conn, BAD_REQUEST, 4)
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:

@@ -127,8 +127,16 @@ def test_what_is_no_handshake_here_gets_its_status(parts: Parts, head: Request, 
 
 @pytest.mark.parametrize("status", [400, 414, 431])
 def test_bytes_that_are_no_request_get_the_status_that_was_found(parts: Parts, status: int) -> None:
-    parts.gateway.on_malformed(CONN, status)
+    parts.gateway.on_malformed(CONN, status, False)
     assert parts.answer() == (status, "bad_request")
+
+
+@pytest.mark.parametrize("status", [400, 414, 431])
+def test_a_head_request_that_nobody_could_parse_gets_no_body(parts: Parts, status: int) -> None:
+    parts.gateway.on_malformed(CONN, status, True)
+    response, _ = parts.reactor.only("respond")
+    assert response.startswith(f"HTTP/1.1 {status} ".encode())
+    assert response.index(b"\r\n\r\n") == len(response) - 4
 
 
 def test_a_page_of_another_site_is_refused_before_anything_is_decided(parts: Parts) -> None:
