@@ -114,17 +114,34 @@ def blocked(worker: Worker) -> bool:
 
 
 async def test_clients_that_have_not_asked_for_anything_yet_do_not_hold_up_the_end(listener: socket.socket) -> None:
+    """A browser keeps a connection that it opened in advance, whatever is said on it: only who asked is answered."""
     worker = started(listener, close_seconds=300.0, linger_seconds=300.0)
-    idle = [await connect(listener) for _ in range(3)]
-    await idle[0].send(request()[:20])
+    begun, *idle = [await connect(listener) for _ in range(3)]
+    await begun.send(request()[:20])
     await wait_until(lambda: worker.reactor.connections == 3)
     drained = asyncio.create_task(worker.drain(asyncio.Event()))
-    for client in idle:
-        assert (await client.answer()).status == 503
-        assert await client.closed() == b""
-        client.close()  # as a browser does when the server ends a connection that it had opened in advance
+    assert (await begun.answer()).status == 503
+    assert await begun.closed() == b""
+    begun.close()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await drained
+    for client in idle:
+        assert await client.closed() == b""
+        client.close()
+
+
+async def test_a_request_that_was_sent_and_not_read_yet_is_answered_at_the_end(listener: socket.socket) -> None:
+    worker = started(listener)
+    client = await connect(listener)
+    await wait_until(lambda: worker.reactor.connections == 1)
+    asyncio.get_running_loop().remove_reader(worker.reactor.fileno())
+    await client.send(request(offer="news"))
+    worker.gateway.close_all("going_away")
+    worker.reactor.turn()
+    assert (await client.answer()).status == 503
+    assert await client.closed() == b""
+    client.close()
+    await worker.drain(asyncio.Event())
 
 
 async def test_a_second_wish_to_end_is_obeyed_at_once(listener: socket.socket) -> None:
