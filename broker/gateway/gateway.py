@@ -125,7 +125,9 @@ class Gateway:
     # Ends.
 
     def on_too_slow(self, conn: int, session: object) -> bytes:
-        times = self._slow.count(self.reactor.address(conn) or "")
+        # By user where one is known: hundreds of them may share an address. No address has a space in it.
+        user = session.user if isinstance(session, Session) else None
+        times = self._slow.count(f"user {user}" if user is not None else self.reactor.address(conn) or "")
         return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:

@@ -262,6 +262,27 @@ def test_who_is_too_slow_comes_back_now_and_after_the_third_time_later(parts: Pa
     assert parts.gateway.on_too_slow(CONN, None)[:2] == (4208).to_bytes(2)
 
 
+def test_a_user_behind_the_address_of_many_is_not_counted_with_them(parts: Parts) -> None:
+    ann, bob = (Session("s", True, b"", user) for user in ("ann", "bob"))
+    heard = [int.from_bytes(parts.gateway.on_too_slow(CONN, session)[:2]) for session in (ann, bob, ann, bob, None)]
+    assert heard == [4208] * 5
+
+
+def test_a_user_is_counted_wherever_it_comes_from(parts: Parts) -> None:
+    codes = []
+    for number in range(TOO_SLOW_AGAIN):
+        parts.reactor.peer = f"192.0.2.{number}"
+        codes.append(int.from_bytes(parts.gateway.on_too_slow(CONN, Session("s", True, b"", "ann"))[:2]))
+    assert codes == [4208, 4208, 4108]
+
+
+def test_a_user_who_is_named_like_an_address_is_not_taken_for_it(parts: Parts) -> None:
+    for _ in range(TOO_SLOW_AGAIN):
+        parts.gateway.on_too_slow(CONN, None)
+    assert parts.reactor.peer is not None
+    assert parts.gateway.on_too_slow(CONN, Session("s", True, b"", parts.reactor.peer))[:2] == (4208).to_bytes(2)
+
+
 def test_an_error_is_logged_once_with_its_traceback(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise LookupError("a bug")
