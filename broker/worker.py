@@ -1,7 +1,7 @@
 """One worker, put together: configuration to objects, run, drain. No logic of its own.
 
-Called by the command line with listening sockets. Returns the exit status when it was told to end (SIGTERM, SIGINT)
-and every connection has been closed, or the time for that is over.
+Called by the command line, or by what a supervisor starts, with listening sockets. Returns when it was told to end
+(SIGTERM, SIGINT) and every connection has been closed, or the time for that is over.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 import uvloop
@@ -19,6 +20,7 @@ from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
+from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
@@ -35,6 +37,8 @@ from broker.web.pages import load_pages
 RESERVED_FDS = 64
 DRAIN_FLUSH_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.02
+# What clients have to take a Close that was hastened, and to answer it.
+HASTENED_SECONDS = 1.0
 
 
 class Worker:
@@ -97,27 +101,54 @@ class Worker:
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
 
-    async def drain(self, hasten: asyncio.Event) -> None:
-        """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
-        the close deadlines have passed.
+    async def drain(self, hasten: asyncio.Event, *, delay: bool = True) -> None:
+        """Ends this worker. Accepts for drain.delay_seconds more (not without `delay`: somebody else has waited), then
+        tells everybody to go, over drain.window_seconds or all at once, and waits until all is written and answered or
+        the close deadlines have passed. `hasten` cuts short whatever is waited for.
         """
+        settings = self._config.drain
+        if delay and settings.delay_seconds:
+            await _waited(hasten, settings.delay_seconds)
         self.reactor.stop_accepting()
         for listener in self._listeners:
-            listener.close()
-        until = self._loop.time() + DRAIN_FLUSH_SECONDS
-        # A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
-        # blocked are through in a few turns; the bound is for publishers that go on.
-        while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        self.gateway.close_all("going_away")
+            listener.close()  # not shut down: another process may accept from the same socket
+        if settings.window_seconds and not hasten.is_set():
+            await Drain(
+                self.reactor,
+                settings,
+                hasten,
+                clock=self._loop.time,
+                sleep=lambda seconds: _waited(hasten, seconds),
+            ).run()
+        else:
+            await self._flushed(hasten)
         limits = self._config.limits
-        until = self._loop.time() + limits.close_seconds + limits.linger_seconds + 1
+        seconds = limits.close_seconds + limits.linger_seconds + 1
+        if hasten.is_set():
+            seconds, hasten = HASTENED_SECONDS, asyncio.Event()  # their Close has yet to be written
+        self.gateway.close_all("going_away")
+        until = self._loop.time() + seconds
         # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self.gateway.cancel_all()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
+
+    async def _flushed(self, hasten: asyncio.Event) -> None:
+        """A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
+        blocked are through in a few turns; the bound is for publishers that go on.
+        """
+        until = self._loop.time() + DRAIN_FLUSH_SECONDS
+        while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def _waited(event: asyncio.Event, seconds: float) -> None:
+    """Until `event`, but no longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def max_connections(configured: int) -> int:
@@ -132,8 +163,19 @@ def max_connections(configured: int) -> int:
     return min(configured, possible) if configured else possible
 
 
-async def serve(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for."""
+async def serve(
+    config: Config,
+    listeners: Sequence[socket.socket],
+    ready: Callable[[], None],
+    *,
+    on_stopping: Callable[[], None] = lambda: None,
+    delay: bool = True,
+) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
+
+    `on_stopping` is called before anything else happens: nobody shall be sent here any more. A supervisor that has let
+    drain.delay_seconds pass before it sent the signal says so with `delay` false.
+    """
     loop = asyncio.get_running_loop()
     stop, hasten = asyncio.Event(), asyncio.Event()
 
@@ -149,7 +191,8 @@ async def serve(config: Config, listeners: Sequence[socket.socket], ready: Calla
     gc.freeze()
     ready()
     await stop.wait()
-    await worker.drain(hasten)
+    on_stopping()
+    await worker.drain(hasten, delay=delay)
 
 
 def run(config: Config, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> None:
