@@ -88,6 +88,28 @@ def test_who_is_let_in_and_closed_at_once_reads_both(
         assert client.frames() == [(CLOSE, payload)]
 
 
+@pytest.mark.parametrize("same_turn", [True, False])
+def test_a_callback_may_end_connections_that_have_sent_nothing(same_turn: bool) -> None:
+    with turning() as world:
+        ended: list[int] = []
+
+        def requested(conn: int, request: Request) -> None:
+            world.let_in(conn, request)
+            ended.append(world.reactor.close_all(BYE, GOING_AWAY, NOTHING_MORE))
+
+        world.when_requested = requested
+        before = [world.connect() for _ in range(3)]
+        asking, silent = world.connect(), world.connect()
+        if not same_turn:
+            world.turns(2)
+        asking.send(REQUEST)
+        world.turn_until(lambda: b"\x88" in asking.read(), "a Close")
+        assert sum(ended) >= 4
+        world.turn_until(lambda: all(peer.read() or peer.ended for peer in before))
+        assert [(bytes(peer.received), peer.was_reset) for peer in before] == [(b"", False)] * 3
+        assert not silent.was_reset
+
+
 def test_who_is_let_in_and_must_go_for_want_of_memory_reads_both() -> None:
     with turning(memory_bytes=1 << 20, send_queue_bytes=1 << 24) as world:
         world.subscribers(1, b"news")

@@ -4,7 +4,10 @@ A real worker in this test's loop; what it does in between is told by the integr
 """
 
 import asyncio
+import gc
+import os
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +20,7 @@ from broker.engine.memory import MemoryEngine
 from broker.native._counters import NAMES
 from broker.node import KIND_TEXT
 from broker.supervisor.listeners import open_listeners
-from broker.worker import RESERVED_FDS, Worker, max_connections
+from broker.worker import RESERVED_FDS, Worker, max_connections, serve
 from tests.client_frames import TEXT, close, frame
 from tests.integration.harness import PATIENCE_SECONDS, Client, request, wait_until
 
@@ -222,6 +225,28 @@ async def test_a_delay_that_was_waited_for_elsewhere_is_not_waited_for_again(lis
     client.close()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await drained
+
+
+async def test_whoever_sends_clients_here_hears_of_the_end_while_they_still_get_in(listener: socket.socket) -> None:
+    config = load(None, {"server.dev": True, "drain.delay_seconds": 300.0})
+    address = listener.getsockname()
+    ready, said = asyncio.Event(), []
+
+    def stopping() -> None:
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.connect_ex(address)  # on loopback it is decided when this returns
+            said.append(client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    served = asyncio.create_task(serve(config, [listener], ready.set, on_stopping=stopping, delay=False))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await ready.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await served
+    finally:
+        gc.unfreeze()  # `serve` froze what lives as long as its process
+    assert said == [0]
 
 
 async def test_a_short_window_passes_and_everybody_was_told_to_come_back(listener: socket.socket) -> None:
