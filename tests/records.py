@@ -1,4 +1,4 @@
-"""Records of a link as bytes, written from their description (`broker/native/_pipe.pxd`) and not by the code under test."""
+"""Records of a link as bytes, made from their description (`broker/native/_pipe.pxd`), not by the code under test."""
 
 import struct
 from typing import NamedTuple

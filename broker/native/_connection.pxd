@@ -81,6 +81,7 @@ cdef struct Connection:
     uint8_t peer_closed             # its Close has come
     uint8_t end_written             # our last byte is with the kernel
     uint8_t identified              # identity is made
+    uint8_t page                    # its request had an Origin: a browser, which never half-closes
     uint8_t reset                   # close with RST: a deadline passed
 
 cdef struct Place:

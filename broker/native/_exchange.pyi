@@ -1,6 +1,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
+# `port` of what no worker published.
+NOBODY: int
+
 class ExchangeHandler(Protocol):
     """What the exchange asks of the engine's Python side, in order of arrival. A method that raises ends that link."""
 

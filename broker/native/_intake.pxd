@@ -48,6 +48,7 @@ cdef class Intake(Lifecycle):
     cdef void resume_accept(self)
     cdef void watch_listeners(self)
     cdef void readable(self, Connection *connection)
+    cdef bint _left_while_waiting(self, Connection *connection) noexcept nogil
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size)
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)
     cdef size_t take(self, Connection *connection, uint8_t *data, size_t size)

@@ -34,7 +34,7 @@ from broker.native._lifecycle cimport Lifecycle
 from broker.native._poller cimport POLL_IN, POLL_NOTHING, WATCH_ADD, WATCH_CHANGE, poller_watch
 from broker.native._queue cimport Frame, LANE_CONTROL, frame_message, frame_new, outbox_set_pong
 from broker.native._request cimport Request, request_end, request_parse
-from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, read_some
+from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, peek, read_some
 
 
 cdef extern from "<sys/random.h>" nogil:
@@ -145,7 +145,10 @@ cdef class Intake(Lifecycle):
     cdef void readable(self, Connection *connection):
         cdef ssize_t got
         if connection.paused or connection.pending:
-            self.watch(connection, connection.watched & ~POLL_IN)
+            if self._left_while_waiting(connection):
+                self.kill(connection, CAUSE_PEER_GONE)
+            else:
+                self.watch(connection, connection.watched & ~POLL_IN)
             return
         got = read_some(connection.fd, self.input, self.read_bytes)
         if got == SOCKET_AGAIN:
@@ -161,6 +164,15 @@ cdef class Intake(Lifecycle):
         if connection.pong_tick:
             connection.pong_tick = 0        # any byte is life
         self.receive(connection, self.input, <size_t>got)
+
+    cdef bint _left_while_waiting(self, Connection *connection) noexcept nogil:
+        """Whether the peer has ended its side while its decision or command waits, and nothing it sent before is still to be done.
+
+        Before a session only a page is taken for gone: others half-close and still read an answer in HTTP (nc -N).
+        """
+        if connection.stash != NULL or not connection.paused or (connection.state != OPEN and not connection.page):
+            return False
+        return peek(connection.fd) == 0
 
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size):
         cdef size_t taken
@@ -258,9 +270,10 @@ cdef class Intake(Lifecycle):
         connection.paused = PAUSED_DECISION
         self.all.counters[N_REQUESTS] += 1
         if end < 0:
+            head_only = size >= 5 and memcmp(data, b"HEAD ", 5) == 0
             self._release_stash(connection)
             try:
-                self.handler.on_malformed(connection_id(connection), -end)
+                self.handler.on_malformed(connection_id(connection), -end, head_only)
             except BaseException as error:
                 self.failed_callback(connection, error)
             return
@@ -269,6 +282,7 @@ cdef class Intake(Lifecycle):
         except BaseException as error:
             self.failed_callback(connection, error)
             return
+        connection.page = request.origin is not None
         # What follows the head in the same read are frames (RFC 6455 4.2.2: the client may send after the 101; some do before).
         if connection.stash != NULL:
             connection.stash_at = <uint32_t>end

@@ -16,8 +16,8 @@ class Handler(Protocol):
     def on_request(self, conn: int, request: Request) -> None:
         """A request head has come (status 101, 200 or a refusal). Answer now or later: open, hold or respond."""
 
-    def on_malformed(self, conn: int, status: int) -> None:
-        """The bytes are no request head; answer with respond."""
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
+        """The bytes are no request head; answer with respond. `head_only`: the method is HEAD, which gets no body."""
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
         """A message that the reactor does not publish by itself. True = the command goes on later: input waits for

@@ -198,6 +198,7 @@ cdef class Reactor(Verbs):
         """Takes what the accept queues hold by now, unless somebody else goes on with them, then lets go of the listeners."""
         cdef int i
         cdef bint in_turn = self.in_turn
+        self.accept_paused = False      # who connected while file descriptors were short is tried once more: nobody does it later
         self.in_turn = True     # a callback may not make a turn either: it would free what accept_some is reading for
         for i in range(self.listener_count):
             while take and not in_turn and self.accept_some(self.listeners[i]):

@@ -116,6 +116,7 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         spec.config,
         [sockets[at] for at in polled],
         ready,
+        delay=False,  # the supervisor has waited
         counters=row.counters,
         engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot),
         siblings=[sockets[at] for at in sockets if at not in polled],

@@ -273,16 +273,34 @@ async def test_a_close_sent_behind_a_publish_does_not_take_it_back(broker: Broke
     assert await client.closed() == b""
 
 
-async def test_who_ends_its_side_while_it_waits_is_closed_after_the_answer(
+async def test_who_leaves_while_its_publish_waits_is_forgotten_at_once_and_the_publish_is_not(
     broker: Broker, engine: DistantEngine
 ) -> None:
     client, listener = await broker.open_json("news"), await broker.open("news|recv")
     await client.command(type="publish", channel="news", text="bye", id=1)
     await asked(engine, b"bye")
     client.half_close()
+    await broker.ended_for("peer_gone")
+    assert await client.closed() == b""
     engine.sequence()
     assert await listener.text() == "bye"
-    await client.closed()
+
+
+async def test_what_a_client_sent_before_it_left_is_carried_out_after_what_waits(
+    broker: Broker, engine: DistantEngine
+) -> None:
+    client, listener = await broker.open_json("news"), await broker.open("news|recv")
+    await client.command(type="publish", channel="news", text="first", id=1)
+    await asked(engine, b"first")
+    await client.command(type="publish", channel="news", text="second", id=2)
+    client.half_close()
+    await turns()
+    assert broker.reactor.connections == 2, "the second would be lost"
+    engine.sequence()
+    assert await listener.text() == "first"
+    await asked(engine, b"second")
+    engine.sequence()
+    assert await listener.text() == "second"
     await broker.ended_for("peer_gone")
 
 

@@ -122,7 +122,7 @@ class Turning:
     def on_unpublished(self, conn: int, session: object) -> None:
         raise AssertionError("the engine is in this process")
 
-    def on_malformed(self, conn: int, status: int) -> None:
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
         self.reactor.respond(conn, BAD_REQUEST, 4)
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
