@@ -1,4 +1,4 @@
-"""The worker's end of a link, turn by turn, with the test as the engine: order, credit, budgets, and every kind of end."""
+"""The worker's end of a link, turn by turn, with the test as the engine: order, credit, budgets, every kind of end."""
 
 import socket
 from collections.abc import Iterator
@@ -85,8 +85,8 @@ def linked() -> Iterator[tuple[Turning, Link]]:
             link.close()
 
 
-def message(name: bytes, payload: bytes, **more: int) -> Record:
-    return Record(MESSAGE, 1, name=name, payload=payload, **more)
+def message(name: bytes, payload: bytes) -> Record:
+    return Record(MESSAGE, 1, name=name, payload=payload)
 
 
 def test_a_raw_message_goes_to_the_engine_first_and_is_delivered_when_it_comes_back() -> None:
@@ -182,7 +182,7 @@ def test_a_fan_out_larger_than_a_turn_is_finished_in_the_next_ones_in_order() ->
                 data = data[link.engine.send(data) :]
             except BlockingIOError:
                 world.turns(1)
-        world.turn_until(lambda: len(readers[-1].read()) == 6 * 1000)
+        world.turn_until(lambda: all(len(reader.read()) == 6 * 1000 for reader in readers))
         for reader in readers:
             assert [payload for _, payload in reader.frames()] == [b"%04d" % number for number in range(1000)]
 
