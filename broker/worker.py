@@ -162,6 +162,7 @@ class Worker:
         if self._beat is not None:
             self._beat(self)  # a successor may have come since the last one
         self.draining = True
+        self.reactor.leave_accepting(False, when_full=False)
         if not self.succeeded:
             # Whoever closes a listener last resets what waits in it.
             for listener in self._siblings:

@@ -17,6 +17,7 @@ cdef class Intake(Lifecycle):
     cdef int listener_count
     cdef bint accept_paused
     cdef bint accept_left           # other workers take what comes to our listeners
+    cdef bint left_when_full        # they will, once we hold max_connections
     cdef uint32_t accept_again_tick
     cdef uint32_t max_connections
     cdef uint32_t pass_messages

@@ -188,8 +188,9 @@ cdef class Reactor(Verbs):
         self.schedule()
         return more
 
-    def leave_accepting(self, bint left):
-        """True: others take what comes to the listeners, until it is False again."""
+    def leave_accepting(self, bint left, *, bint when_full):
+        """True: others take what comes to the listeners, until it is False again; `when_full`: from max_connections on they will."""
+        self.left_when_full = when_full
         if left != self.accept_left:
             self.accept_left = left
             self.watch_listeners()

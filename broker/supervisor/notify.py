@@ -14,7 +14,8 @@ from collections.abc import MutableMapping
 log = logging.getLogger(__name__)
 
 FIRST_PASSED_FD = 3
-# A notification waits this long for a receiver that does not read; then it is lost, and not the supervisor.
+# What is said once waits this long for a receiver that does not read; then it is lost, and not the broker. What is said
+# again and again does not wait.
 SEND_SECONDS = 1.0
 
 
@@ -27,7 +28,6 @@ class Notifier:
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.settimeout(SEND_SECONDS)
             self._address = "\0" + address[1:] if address.startswith("@") else address
 
     @classmethod
@@ -43,25 +43,26 @@ class Notifier:
     def active(self) -> bool:
         return self._socket is not None
 
-    def send(self, *lines: str) -> None:
+    def send(self, *lines: str, patience_seconds: float = 0.0) -> None:
         """One datagram. A receiver that is gone is no reason to stop serving."""
         if self._socket is None:
             return
+        self._socket.settimeout(patience_seconds)
         try:
             self._socket.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             log.warning("systemd could not be told %s: %s", lines[0], error)
 
     def ready(self, status: str) -> None:
-        self.send("READY=1", f"STATUS={status}")
+        self.send("READY=1", f"STATUS={status}", patience_seconds=SEND_SECONDS)
         self._next_watchdog = 0.0
 
     def reloading(self) -> None:
         """Type=notify-reload wants the moment as well, by CLOCK_MONOTONIC."""
-        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", patience_seconds=SEND_SECONDS)
 
     def stopping(self, status: str) -> None:
-        self.send("STOPPING=1", f"STATUS={status}")
+        self.send("STOPPING=1", f"STATUS={status}", patience_seconds=SEND_SECONDS)
 
     def status(self, status: str) -> None:
         self.send(f"STATUS={status}")

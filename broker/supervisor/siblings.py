@@ -58,7 +58,7 @@ class Siblings:
         row.paused = self._heavy or worker.full or not worker.reactor.accepting
         # If everybody is full or stuck, leaving clients to others would leave them to nobody: they get their 503 here.
         relieved = any(other is not row and not other.paused for rows in alive.values() for other in rows)
-        worker.reactor.leave_accepting(row.paused and relieved)
+        worker.reactor.leave_accepting(row.paused and relieved, when_full=relieved)
         return [fd for fd, whose in self._others if self._needs_help(alive, whose, row.paused, relieved)]
 
     def _alive(self, now: int) -> dict[int, list[Row]]:
