@@ -169,6 +169,10 @@ class Node:
         if raw:
             self.on_hole(raw)
 
+    def joined(self, channel: bytes, joined: Joined) -> None:
+        """What an engine calls that made a join wait, as soon as its answer is there."""
+        self.interests.answered(channel, joined)
+
     def outcome_unknown(self, conns: list[int]) -> None:
         """What an engine calls whose link broke: these raw connections had publishes under way."""
         self.on_unknown(conns)

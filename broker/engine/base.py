@@ -108,6 +108,11 @@ class Sink(Protocol):
     def missed(self, channel: bytes, count: int | None) -> None:
         """So many publications of a joined channel were not delivered here; None = nobody knows."""
 
+    def joined(self, channel: bytes, joined: Joined) -> None:
+        """The answer to a join that was waited for, told before anything that follows it is delivered; the awaitable
+        of `join` is only ready later.
+        """
+
     def outcome_unknown(self, conns: list[int]) -> None:
         """The link broke; these raw connections published something nobody knows the fate of."""
 

@@ -27,7 +27,7 @@ OnJoined = Callable[[bytes, HistoryRule | None, Joined, bool], None]
 class Interest:
     """One channel. Awaiting it waits for the answer of the engine, and raises EngineError if that was no."""
 
-    __slots__ = ("generation", "idle_since", "question", "rule")
+    __slots__ = ("asked", "generation", "idle_since", "question", "rule")
 
     def __init__(self, rule: HistoryRule | None, now: float, generation: int) -> None:
         self.rule = rule
@@ -35,6 +35,8 @@ class Interest:
         # Since when nobody is known to be subscribed.
         self.idle_since: float | None = now
         self.question: asyncio.Task[None] | None = None
+        # Of a question whose answer nobody has looked at: of which generation, and whether it was joined before.
+        self.asked: tuple[int, bool] | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
         if self.question is not None:
@@ -96,17 +98,16 @@ class Interests:
         if isinstance(answer, Joined):
             self._joined(channel, interest, answer, self._generation, known)
             return None
-        interest.question = asyncio.ensure_future(self._answered(channel, interest, answer, self._generation, known))
+        interest.asked = (self._generation, known)
+        interest.question = asyncio.ensure_future(self._answered(channel, interest, answer, known))
         interest.question.add_done_callback(_retrieve)
         return interest
 
-    async def _answered(
-        self, channel: bytes, interest: Interest, answer: Awaitable[Joined], generation: int, known: bool
-    ) -> None:
+    async def _answered(self, channel: bytes, interest: Interest, answer: Awaitable[Joined], known: bool) -> None:
         try:
             async with asyncio.timeout(self._join_seconds):
                 joined = await answer
-            self._joined(channel, interest, joined, generation, known)
+            self.answered(channel, joined)
         except BaseException as error:
             if not known:  # what is known stays so, of an older generation: the next link asks again
                 del self._interests[channel]
@@ -114,7 +115,16 @@ class Interests:
                 raise EngineError("engine_unavailable") from None
             raise
         finally:
-            interest.question = None
+            interest.question = interest.asked = None
+
+    def answered(self, channel: bytes, joined: Joined) -> None:
+        """The answer to a question under way is here. What follows it on a link is delivered in the same turn, so an
+        engine that has one calls this before; otherwise a gap would be told behind what came after the hole.
+        """
+        interest = self._interests.get(channel)
+        if interest is not None and interest.asked is not None:
+            (generation, known), interest.asked = interest.asked, None
+            self._joined(channel, interest, joined, generation, known)
 
     def _joined(self, channel: bytes, interest: Interest, joined: Joined, generation: int, known: bool) -> None:
         interest.generation = generation

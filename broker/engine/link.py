@@ -64,7 +64,7 @@ class LinkEngine:
         self._links = 0
         self._heard = 0.0
         self._token = 0
-        self._calls: dict[int, tuple[asyncio.Future[bytes], str]] = {}
+        self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
         self.epoch = ""
@@ -206,7 +206,7 @@ class LinkEngine:
         answer: asyncio.Future[bytes] = self._loop.create_future()
         if not self._native.link_call(verb, token, name, wire.encode(payload)):
             raise EngineError("engine_unavailable")
-        self._calls[token] = (answer, if_lost)
+        self._calls[token] = (answer, verb, name, if_lost)
         try:
             return await answer
         finally:
@@ -244,13 +244,16 @@ class LinkEngine:
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
         self._heard = self._clock()
-        answer, _ = self._calls.get(token, (None, ""))
-        if answer is None or answer.done():
+        call = self._calls.get(token)
+        if call is None or call[0].done():
             return  # whoever asked is gone
+        answer, verb, name, _ = call
         if failed:
             answer.set_exception(EngineError(payload.decode()))
-        else:
-            answer.set_result(payload)
+            return
+        answer.set_result(payload)
+        if verb == wire.Verb.JOIN:
+            self._sink.joined(name, wire.decode_joined(payload))
 
     def on_down(self, unknown: list[int]) -> None:
         was_up, self._up = self._up, False
@@ -260,7 +263,7 @@ class LinkEngine:
         for _, receipt in unacked:
             if not receipt.done():
                 receipt.set_exception(EngineError("outcome_unknown"))
-        for answer, word in calls.values():
+        for answer, _, _, word in calls.values():
             if not answer.done():
                 answer.set_exception(EngineError(word))
         for turn in waiting:

@@ -158,6 +158,23 @@ async def test_a_lost_engine_is_told_to_every_publisher_and_every_subscriber_and
     assert (await json_reader.event())["text"] == "again"
 
 
+async def test_the_gap_of_a_new_link_is_told_before_what_was_published_after_it(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    reader, publisher = await two.open_json("news"), await one.open_json()
+    cluster.stop_engine()
+    await wait_until(lambda: not any(link.up for link in cluster.links))
+    cluster.start_engine()
+    await cluster.all_linked()
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(two.reactor.fileno())  # so that the answer to its join and a message arrive in one read
+    await wait_until(lambda: cluster.engine.exchange.wanted(b"news") == 1)
+    await publisher.command(type="publish", channel="news", text="after", id=1)
+    assert (await publisher.event())["type"] == "ack"
+    loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+    assert await reader.event() == {"type": "gap", "channel": "news", "missed": None}
+    assert (await reader.event())["text"] == "after"
+
+
 async def test_publishes_under_way_when_the_link_breaks_have_an_unknown_outcome(cluster: Cluster) -> None:
     one = cluster.workers[0]
     commander, publisher, idle = await one.open_json(), await one.open("news|send"), await one.open("news|send")

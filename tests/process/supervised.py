@@ -60,12 +60,12 @@ def descriptors(pid: int) -> set[str]:
     return found
 
 
-def client_of(broker: Served, pid: int) -> socket.socket:
+def client_of(broker: Served, pid: int, offer: str = "news") -> socket.socket:
     """A client that the kernel happened to give to this worker."""
     others = []
     try:
         while True:
-            client = broker.open()
+            client = broker.open(offer)
             if worker_of(broker, client) == pid:
                 return client
             others.append(client)

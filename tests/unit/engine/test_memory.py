@@ -17,6 +17,9 @@ class Delivering:
     def missed(self, channel: bytes, count: int | None) -> None:
         raise AssertionError("an engine in the process loses nothing")
 
+    def joined(self, channel: bytes, joined: Joined) -> None:
+        raise AssertionError("an engine in the process answers at once")
+
     def outcome_unknown(self, conns: list[int]) -> None:
         raise AssertionError("an engine in the process has no link")
 

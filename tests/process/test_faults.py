@@ -1,0 +1,167 @@
+"""Processes are killed, stopped and cut while numbered messages flow: what is lost is said, and service comes back.
+
+The invariants of a broker of several workers, by name: I1 order, I2 no silent hole, I5 new connections are served,
+I8 every end has a reason.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.process.command import PATIENCE_SECONDS, Served, say_goodbye, serving
+from tests.process.load import JsonClient, Publisher, Witness
+from tests.process.supervised import children, client_of, configuration, slowest_connect, workers
+
+BACK_SECONDS = 2.0  # a killed engine
+
+
+def engine_of(broker: Served) -> int:
+    (engine,) = set(children(broker)) - set(workers(broker).values())
+    return engine
+
+
+class Flow:
+    """Publishers and witnesses at each of the workers."""
+
+    def __init__(self, broker: Served) -> None:
+        self.broker = broker
+        pids = [pid for _, pid in sorted(workers(broker).items())]
+        self.witnesses = [self._witness(pid) for pid in pids]
+        self.publishers = [self._publisher(pid, number) for number, pid in enumerate(pids)]
+
+    def _witness(self, pid: int) -> Witness:
+        return Witness(self.broker, "news", json_client_of(self.broker, pid, "news"))
+
+    def _publisher(self, pid: int, number: int) -> Publisher:
+        return Publisher(self.broker, "news", f"p{number}", json_client_of(self.broker, pid))
+
+    def goes_on(self, count: int = 50) -> None:
+        for publisher in self.publishers:
+            if publisher.ended is None:
+                publisher.has_acked_more(count)
+
+    def settle(self) -> None:
+        """Everything that was acknowledged last has arrived at every witness that is left; then they are judged."""
+        last = [(publisher.called, publisher.stop()) for publisher in self.publishers if publisher.acked]
+        ended = {publisher.called for publisher in self.publishers if publisher.ended is not None}
+        for witness in self.witnesses:
+            for each in last:
+                if each[0] not in ended:
+                    witness.wait_for(each)
+            witness.close()
+            witness.check_i1_order()
+            witness.check_i2_no_silent_hole()
+
+
+def json_client_of(broker: Served, pid: int, *channels: str) -> socket.socket:
+    return client_of(broker, pid, ", ".join(["broker.json.v1", *channels]))
+
+
+@contextmanager
+def flowing(tmp_path: Path, *lines: str, count: int = 2) -> Iterator[tuple[Served, Flow]]:
+    with serving("--workers", str(count), *configuration(tmp_path, *lines)) as broker:
+        flow = Flow(broker)
+        flow.goes_on()
+        yield broker, flow
+        assert broker.stop() == 0
+
+
+def test_i1_i2_what_is_published_at_every_worker_arrives_everywhere_in_one_order(tmp_path: Path) -> None:
+    with flowing(tmp_path, count=3) as (_, flow):
+        flow.goes_on(300)
+        flow.settle()
+        heard = [witness.heard for witness in flow.witnesses]
+        assert None not in heard[0]
+        common = [one for one in heard[0] if one in set(heard[1]) & set(heard[2])]
+        assert len(common) > 900
+        wanted = set(common)
+        for other in heard:
+            assert [one for one in other if one in wanted] == common, "one total order"
+
+
+def test_i2_i5_an_engine_that_is_killed_is_back_in_two_seconds_and_every_subscriber_is_told(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (broker, flow):
+        raw = [client_of(broker, pid, "news|recv") for pid in workers(broker).values()]
+        pids = workers(broker).values()
+        quiet = [JsonClient(broker, "quiet", client=json_client_of(broker, pid, "quiet")) for pid in pids]
+        engine = engine_of(broker)
+        os.kill(engine, signal.SIGKILL)
+        killed = time.monotonic()
+        for witness in flow.witnesses:
+            witness.wait_for(None)
+            assert witness.ended is None, "a JSON subscriber keeps its connection"
+        for client in quiet:
+            assert client.event() == {"type": "gap", "channel": "quiet", "missed": None}
+        flow.goes_on(1)
+        assert time.monotonic() - killed < BACK_SECONDS
+        assert engine_of(broker) != engine
+        flow.goes_on()
+        flow.settle()
+        for publisher in flow.publishers:
+            assert {word for _, word in publisher.refused} <= {"engine_unavailable", "outcome_unknown"}
+        assert any(publisher.refused for publisher in flow.publishers), "publishes fail loudly meanwhile"
+        for reader in raw:
+            assert say_goodbye(reader) == 1012, "a raw subscriber cannot be told: it is ended"
+        for client in quiet:
+            client.close()
+
+
+def test_i2_i5_an_engine_that_is_stopped_is_replaced_and_nothing_hangs_for_ever(tmp_path: Path) -> None:
+    with flowing(tmp_path, "stuck_seconds = 1.0") as (broker, flow):
+        engine = engine_of(broker)
+        os.kill(engine, signal.SIGSTOP)
+        stopped = time.monotonic()
+        for witness in flow.witnesses:
+            witness.wait_for(None)
+        flow.goes_on()
+        assert time.monotonic() - stopped < 10
+        assert engine_of(broker) != engine
+        flow.settle()
+        for publisher in flow.publishers:
+            assert publisher.refused[0][1] == "outcome_unknown", "what was under way: nobody knows"
+
+
+def test_i1_i2_i8_a_worker_that_is_killed_takes_its_own_clients_only(tmp_path: Path) -> None:
+    with flowing(tmp_path, count=3) as (broker, flow):
+        victim = workers(broker)[1]
+        os.kill(victim, signal.SIGKILL)
+        broker.said(r"worker 1 \(pid \d+\) accepts", 2)
+        assert slowest_connect(broker, 20) < 0.5
+        for publisher in (flow.publishers[0], flow.publishers[2]):
+            publisher.has_acked_more(100)
+        flow.publishers[1].join(PATIENCE_SECONDS)
+        assert flow.publishers[1].ended is not None
+        assert flow.witnesses[1].ended is not None or not flow.witnesses[1].is_alive()
+        flow.settle()
+        for witness in (flow.witnesses[0], flow.witnesses[2]):
+            assert None not in witness.heard, "nobody else lost anything"
+            acked = set(flow.publishers[1].acked)
+            heard = {number for name, number in filter(None, witness.heard) if name == "p1"}
+            first = min(heard)
+            assert {number for number in acked if number >= first} <= heard, "what was acknowledged arrived"
+
+
+def test_i2_a_worker_that_is_stopped_for_a_while_misses_what_it_is_told_it_missed(tmp_path: Path) -> None:
+    with flowing(tmp_path, "stuck_seconds = 30.0", count=2) as (broker, flow):
+        stopped = workers(broker)[1]
+        os.kill(stopped, signal.SIGSTOP)
+        flow.publishers[0].has_acked_more(500)
+        assert slowest_connect(broker, 20) < 0.5, "I5: the other takes its new clients"
+        os.kill(stopped, signal.SIGCONT)
+        flow.goes_on(100)
+        flow.settle()
+        assert None not in flow.witnesses[0].heard
+
+
+def test_engines_that_die_one_after_the_other_lose_nobody_but_what_is_said(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (broker, flow):
+        for _ in range(2):
+            os.kill(engine_of(broker), signal.SIGKILL)
+            flow.goes_on(20)
+        flow.settle()
+        for witness in flow.witnesses:
+            assert witness.heard.count(None) >= 1
