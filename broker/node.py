@@ -1,20 +1,22 @@
-"""The verbs of one worker: publish, subscribe, unsubscribe.
+"""The verbs of one worker: publish, subscribe, unsubscribe, enter, exit.
 
 Called by the gateway (and by whatever else lets somebody publish). It holds what is true of a channel, whoever asks:
 which payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows
 no socket.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, Publication, Receipt, Sink
+from broker.engine.base import Engine, Member, PresenceEvent, Present, Publication, Receipt, Sink
+from broker.engine.members import Members
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
+from broker.protocol import events
 
 KIND_JSON, KIND_TEXT, KIND_BINARY = 0, 1, 2
 PAYLOADS = ("any", "json", "text", "binary")
@@ -32,6 +34,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     name: bytes
     policy: int
     payload: int
+    presence: bool = False
 
 
 class PayloadError(Exception):
@@ -55,6 +58,7 @@ class Node:
     ) -> None:
         self._reactor = reactor
         self._engine = engine(self)
+        self._members = Members(self._engine)
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
@@ -74,7 +78,9 @@ class Node:
             if len(self.known) >= CACHED_CHANNELS:
                 self.known.clear()
             policy = self._patterns.match(name) or ChannelPolicy()
-            known = Channel(name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload))
+            known = Channel(
+                name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload), policy.presence
+            )
             self.known[name] = known
         return known
 
@@ -119,3 +125,32 @@ class Node:
         raw = self._reactor.missed(channel, count)
         if raw:
             self.on_hole(raw)
+
+    # Presence.
+
+    def enter(self, channel: Channel, session: str, user: str | None, info: bytes | None) -> None:
+        """A session has subscribed. Whether that makes it a member is the channel's setting."""
+        if channel.presence:
+            self._members.enter(channel.name, Member(session, user, events.member(session, user, info)))
+
+    def exit(self, name: str, session: str) -> None:
+        """A session has unsubscribed."""
+        self._members.exit(name.encode(), session)
+
+    def end(self, session: str) -> None:
+        """A session is over."""
+        self._members.end(session)
+
+    def present(self, channel: Channel) -> Present | Awaitable[Present]:
+        """Who is in a channel with presence. Raises EngineError."""
+        return self._engine.presence(channel.name)
+
+    def presence(self, channel: bytes, event: PresenceEvent) -> None:
+        """What the engine calls: all JSON subscribers hear it, each the same frame. Raw ones have no events."""
+        self._reactor.tell(
+            channel, events.members_changed(event.kind, channel.decode(), event.members, event.more, event.count)
+        )
+
+    def members(self) -> Iterable[tuple[bytes, Member]]:
+        """What an engine asks for that has to be told everything again."""
+        return self._members

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import uvloop
@@ -46,7 +47,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
-        engine: Callable[[Sink], Engine] = MemoryEngine,
+        engine: Callable[[Sink], Engine] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -72,7 +73,9 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
-        self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
+        self.node = Node(
+            self.reactor, engine or partial(MemoryEngine, limits=limits), config.channels, limits.max_json_depth
+        )
         self.reactor.direct = self.node.direct
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
@@ -90,6 +93,7 @@ class Worker:
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
+            limits.presence_info_bytes,
         )
 
     def start(self) -> None:

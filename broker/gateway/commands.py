@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from broker.engine.base import EngineError, Receipt
+from broker.engine.base import EngineError, Present, Receipt
 from broker.gateway.opening import joined
 from broker.gateway.refusals import CAUSE_OF, close_payload
 from broker.gateway.session import Session
@@ -20,6 +20,7 @@ from broker.protocol.commands import (
     Command,
     CommandError,
     Ping,
+    Presence,
     Publish,
     Subscribe,
     Unsubscribe,
@@ -48,8 +49,16 @@ class Commands:
                     receipt = await receipt
                 if id is not None:
                     self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
+            elif type(command) is Presence:
+                present = self._presence(conn, command)
+                if not isinstance(present, Present):
+                    present = await present
+                self._reactor.send(
+                    conn,
+                    events.presence(command.channel, present.members, present.count, present.truncated, command.id),
+                )
             else:
-                self._other(conn, command)
+                self._other(conn, session, command)
         except CommandError as error:
             self._reactor.send(conn, events.error(error.word, error.text, error.id if error.id is not None else id))
         except (PayloadError, EngineError) as error:
@@ -68,18 +77,31 @@ class Commands:
             extra += b',"id":' + msgspec.json.encode(command.message_id)
         return self._node.publish(channel, kind, payload, extra, conn, command.echo)
 
-    def _other(self, conn: int, command: Command) -> None:
+    def _presence(self, conn: int, command: Presence) -> Present | Awaitable[Present]:
+        """Only subscribers learn who is there, or whether that can be asked at all."""
+        try:
+            name = check_name(command.channel, self._rules)
+        except OfferError as error:
+            raise CommandError(error.word, error.text) from None
+        if name.encode() not in self._reactor.subscriptions(conn):
+            raise CommandError("not_subscribed")
+        channel = self._node.channel(name)
+        if not channel.presence:
+            raise CommandError("not_supported", "the channel has no presence")
+        return self._node.present(channel)
+
+    def _other(self, conn: int, session: Session, command: Command) -> None:
         if type(command) is Subscribe:
-            states = [self._subscribe(conn, asked) for asked in requests(command, self._rules)]
+            states = [self._subscribe(conn, session, asked) for asked in requests(command, self._rules)]
             self._reactor.send(conn, events.subscribed(states, command.id))
         elif type(command) is Unsubscribe:
             names = command.channel if isinstance(command.channel, list) else [command.channel]
-            states = [self._unsubscribe(conn, name, index) for index, name in enumerate(names)]
+            states = [self._unsubscribe(conn, session, name, index) for index, name in enumerate(names)]
             self._reactor.send(conn, events.unsubscribed(states, command.id))
         elif type(command) is Ping:
             self._reactor.send(conn, events.ack(command.id))
 
-    def _subscribe(self, conn: int, asked: ChannelRequest | OfferError) -> events.ChannelState:
+    def _subscribe(self, conn: int, session: Session, asked: ChannelRequest | OfferError) -> events.ChannelState:
         if isinstance(asked, OfferError):
             return events.ChannelState(None, asked.index, error=events.channel_error(asked.word, asked.text))
         if len(self._reactor.subscriptions(conn)) >= self._rules.max_channels:
@@ -87,16 +109,22 @@ class Commands:
         channel = self._node.channel(asked.name)
         if not self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
             return events.ChannelState(asked.name, asked.index, error=events.channel_error("already_subscribed"))
+        self._node.enter(channel, session.id, session.user, session.info)
         return joined(asked)
 
-    def _unsubscribe(self, conn: int, name: str, index: int) -> events.ChannelState:
+    def _unsubscribe(self, conn: int, session: Session, name: str, index: int) -> events.ChannelState:
         try:
             check_name(name, self._rules, index)
         except OfferError as error:
             return events.ChannelState(None, index, error=events.channel_error(error.word, error.text))
         if not self._node.unsubscribe(conn, name):
             return events.ChannelState(name, index, error=events.channel_error("not_subscribed"))
+        self._node.exit(name, session.id)
         return events.ChannelState(name, index)
+
+    def ended(self, session: Session) -> None:
+        """Its connection is gone."""
+        self._node.end(session.id)
 
     async def publish_raw(self, conn: int, session: Session, payload: bytes, text: bool) -> None:
         """A raw message whose engine is not in this process. There is no event to say no with: it closes."""
