@@ -184,7 +184,7 @@ async def test_a_reader_that_stalls_is_not_cut_off_by_those_who_come_and_go(cloc
             await enter(broker, f"user{number}-{'x' * 300}")
         clock.advance(BATCH)
         await wait_until(lambda: broker.counter("n_events_dropped"), "the stalled reader has no room for the join")
-        gaps = []
+        gaps: list[tuple[str, bool]] = []
         while len(gaps) < 2:
             event = await stalled.event()
             if event["type"] == "gap":
