@@ -82,6 +82,8 @@ class MemoryEngine:
     def _ring(self) -> None:
         self._alarm = None
         clock = self._time()
-        for channel, event in self._presence.run(clock.time()):
-            self._sink.presence(channel, event)
-        self._wind(clock)
+        try:
+            for channel, event in self._presence.run(clock.time()):
+                self._sink.presence(channel, event)
+        finally:  # whatever one event comes to, the clock goes on
+            self._wind(clock)

@@ -13,7 +13,7 @@ from broker.native._request import Request
 from broker.protocol.offer import Offer
 from tests.client_frames import TEXT, close, frame
 from tests.fake_clock import FakeClock
-from tests.integration.harness import JSON, Broker, Client, running, turns, wait_until
+from tests.integration.harness import JSON, Broker, Client, request, running, turns, wait_until
 
 LEAVE, BATCH = 10.0, 0.5
 LIMITS = Limits(presence_leave_seconds=LEAVE, presence_batch_seconds=BATCH)
@@ -208,3 +208,29 @@ async def test_a_worker_that_ends_has_told_its_engine_of_everybody(clock: FakeCl
     clock.advance(BATCH)
     assert engines[0].presence(b"room").count == 0
     assert clock.alarms == []
+
+
+async def test_the_operators_limits_hold_on_the_loops_own_clock() -> None:
+    async with running(
+        authority=ByName(),
+        channels=CHANNELS,
+        limits_presence_batch_seconds=0.01,
+        limits_presence_leave_seconds=0.02,
+        limits_presence_event_members=0,
+        limits_presence_reply_members=1,
+        limits_presence_info_bytes=16,
+    ) as broker:
+        ann, bob = await enter(broker, "ann"), await enter(broker, "bob")
+        joined = 0
+        while joined < 2:
+            join = await ann.event()
+            assert (join["type"], join["members"]) == ("join", [])
+            joined += join["more"]
+        await ann.command(type="presence", channel="room")
+        answer = await ann.event()
+        assert (answer["members"], answer["count"], answer["truncated"]) == (shown("ann"), 2, True)
+        await gone(broker, bob)
+        assert await ann.event() == {"type": "leave", "channel": "room", "members": [], "count": 1, "more": 1}
+        refused = await broker.connect()
+        status = (await refused.ask(request("/ws?user=annabelle", offer=f"{JSON}, room"))).status
+        assert status == 401

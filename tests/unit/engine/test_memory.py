@@ -89,3 +89,19 @@ def test_what_is_due_sooner_than_the_alarm_that_is_set_does_not_wait_for_it() ->
     clock.advance(0.5)
     assert sink.told[1:] == [(b"hall", PresenceEvent("join", (b"bob",), 0, 1))]
     assert len(clock.alarms) == 1
+
+
+def test_an_event_that_cannot_be_told_does_not_stop_the_clock() -> None:
+    class Failing(Delivering):
+        def presence(self, channel: bytes, event: PresenceEvent) -> None:
+            super().presence(channel, event)
+            raise MemoryError
+
+    sink, clock = Failing(lambda publication: 0), FakeClock()
+    engine = MemoryEngine(sink, clock=clock)
+    engine.enter(b"room", Member("s1", "ann", b"ann"))
+    engine.exit(b"room", "s1")
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            clock.advance(60)
+    assert [event.kind for _, event in sink.told] == ["join", "leave"]

@@ -1,12 +1,13 @@
 """Who becomes a member and who stops being one, who may ask, and what others are shown."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from broker.auth.origin import OriginRule
-from broker.engine.base import Member
+from broker.engine.base import EngineError, Member, Present
 from broker.gateway.commands import Commands
 from broker.gateway.opening import FORMAT_RAW, Grant, Opening
 from broker.gateway.refusals import Refusals
@@ -107,6 +108,27 @@ async def test_a_subscriber_learns_who_is_there(parts: Parts) -> None:
         "count": 1,
         "id": 0,
     }
+
+
+async def test_the_answer_waits_for_an_engine_elsewhere(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: asyncio.Future[Present] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(parts.engine, "presence", lambda channel: asked)
+    await parts.open(f"{JSON}, room.1")
+    answer = asyncio.ensure_future(parts.answer(type="presence", channel="room.1"))
+    await asyncio.sleep(0)
+    assert not answer.done()
+    asked.set_result(Present((ANN,), 5, True))
+    assert (await answer)["truncated"] is True
+
+
+async def test_without_its_engine_nobody_knows_who_is_there(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(channel: bytes) -> Present:
+        raise EngineError("engine_unavailable")
+
+    monkeypatch.setattr(parts.engine, "presence", gone)
+    await parts.open(f"{JSON}, room.1")
+    answer = await parts.answer(type="presence", channel="room.1", id=1)
+    assert (answer["type"], answer["code"], answer["id"]) == ("error", "engine_unavailable", 1)
 
 
 @pytest.mark.parametrize(
