@@ -120,10 +120,11 @@ class Node:
 
     def missed(self, channel: bytes, count: int | None) -> None:
         """What the engine calls when this worker was not given publications of a channel. JSON subscribers get a
-        `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected.
+        `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected. Lost events
+        (0) are no hole to those who hear none.
         """
         raw = self._reactor.missed(channel, count)
-        if raw:
+        if raw and count != 0:
             self.on_hole(raw)
 
     # Presence.

@@ -114,6 +114,8 @@ class EngineError(Exception):
 # nothing. They come in batches, so that N members who come at once cause a number of events that does not depend on N.
 # Events of a channel come in order; between them and its publications there is none. An answer to `presence` may be
 # ahead of the events by one batch: a join of somebody listed and a leave of somebody not listed say nothing new.
+# An engine that could not tell a worker of joins or leaves of a channel (it did not read, its link was made anew) says
+# `missed` with 0, unless it says more anyway: no publication is lost, but the list of members may be wrong.
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
@@ -154,7 +156,9 @@ class Sink(Protocol):
         """The next publication of its channel. Returns the deliveries caused on this worker."""
 
     def missed(self, channel: bytes, count: int | None) -> None:
-        """So many publications of a joined channel were not delivered here; None = nobody knows."""
+        """So many publications of a joined channel were not delivered here; None = nobody knows, 0 = only joins
+        or leaves.
+        """
 
     def presence(self, channel: bytes, event: PresenceEvent) -> None:
         """Members joined or left. Only queues."""

@@ -40,7 +40,7 @@ class FakeReactor:
 
     def missed(self, name: bytes, count: int | None) -> list[int]:
         self.calls.append(("missed", name, count))
-        return [7, 8] if count is None else []
+        return [] if count else [7, 8]
 
 
 class FakeEngine:
@@ -243,3 +243,11 @@ def test_joins_and_leaves_are_encoded_once_and_told_to_the_channel(node: Node, r
         ),
         ("tell", b"room", b'{"type":"leave","channel":"room","members":[],"count":9,"more":3}'),
     ]
+
+
+def test_lost_joins_and_leaves_are_no_hole_to_those_who_never_hear_them(node: Node, reactor: FakeReactor) -> None:
+    ended: list[list[int]] = []
+    node.on_hole = ended.append
+    node.missed(b"room", 0)
+    assert reactor.calls == [("missed", b"room", 0)]
+    assert ended == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from broker.config.schema import Limits
@@ -356,3 +357,12 @@ def test_the_numbers_of_those_not_listed_are_bounded_as_well() -> None:
     for number in range(10):
         host.exit(f"t{number}", channel=b"c%d" % number)
     assert sum(host.book.present(b"c%d" % number).count for number in range(10)) == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [Member("s1", None, b"{}"), PresenceEvent("leave", (b"{}",), 1, 0), Present((b"{}", b"[]"), 3, True)],
+    ids=lambda said: type(said).__name__,
+)
+def test_what_engine_and_worker_say_to_each_other_fits_a_link(said: msgspec.Struct) -> None:
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=type(said)) == said
