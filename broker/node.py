@@ -1,4 +1,4 @@
-"""The verbs of one worker: publish, subscribe, unsubscribe.
+"""The verbs of one worker: publish, subscribe, unsubscribe, enter, exit.
 
 Called by the gateway (and by whatever else lets somebody publish). It holds what is true of a channel, whoever asks:
 which payloads it takes, what a full queue does. It asks nothing about permissions, which are the gateway's, and knows
@@ -7,17 +7,19 @@ no socket.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, HistoryRule, Joined, Publication, Receipt, Sink
+from broker.engine.base import Engine, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt, Sink
 from broker.engine.interest import Interest, Interests
+from broker.engine.members import Members
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
+from broker.protocol import events
 
 KIND_JSON, KIND_TEXT, KIND_BINARY = 0, 1, 2
 PAYLOADS = ("any", "json", "text", "binary")
@@ -36,6 +38,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     policy: int
     payload: int
     history: HistoryRule | None = None
+    presence: bool = False
 
 
 class PayloadError(Exception):
@@ -71,6 +74,7 @@ class Node:
             join_seconds=join_seconds,
             clock=clock,
         )
+        self._members = Members(self._engine)
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
@@ -93,7 +97,9 @@ class Node:
             if len(self.known) >= CACHED_CHANNELS:
                 self.known.clear()
             policy = self._patterns.match(name) or ChannelPolicy()
-            known = Channel(name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload))
+            known = Channel(
+                name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload), presence=policy.presence
+            )
             self.known[name] = known
         return known
 
@@ -163,10 +169,11 @@ class Node:
 
     def missed(self, channel: bytes, count: int | None) -> None:
         """What the engine calls when this worker was not given publications of a channel. JSON subscribers get a
-        `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected.
+        `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected. Lost events
+        (0) are no hole to those who hear none.
         """
         raw = self._reactor.missed(channel, count)
-        if raw:
+        if raw and count != 0:
             self.on_hole(raw)
 
     def joined(self, channel: bytes, joined: Joined) -> None:
@@ -181,3 +188,32 @@ class Node:
         """What an engine calls that has a link; after a new one nothing of before can be relied upon."""
         if again:
             self._rejoining = asyncio.get_running_loop().create_task(self.interests.rejoin())
+
+    # Presence.
+
+    def enter(self, channel: Channel, session: str, user: str | None, info: bytes | None) -> None:
+        """A session has subscribed. Whether that makes it a member is the channel's setting."""
+        if channel.presence:
+            self._members.enter(channel.name, Member(session, user, events.member(session, user, info)))
+
+    def exit(self, name: str, session: str) -> None:
+        """A session has unsubscribed."""
+        self._members.exit(name.encode(), session)
+
+    def end(self, session: str) -> None:
+        """A session is over."""
+        self._members.end(session)
+
+    def present(self, channel: Channel) -> Present | Awaitable[Present]:
+        """Who is in a channel with presence. Raises EngineError."""
+        return self._engine.presence(channel.name)
+
+    def presence(self, channel: bytes, event: PresenceEvent) -> None:
+        """What the engine calls: all JSON subscribers hear it, each the same frame. Raw ones have no events."""
+        self._reactor.tell(
+            channel, events.members_changed(event.kind, channel.decode(), event.members, event.more, event.count)
+        )
+
+    def members(self) -> Iterable[tuple[bytes, Member]]:
+        """What an engine asks for that has to be told everything again."""
+        return self._members

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import uvloop
@@ -63,7 +64,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
-        engine: Callable[[Sink], Engine] = MemoryEngine,
+        engine: Callable[[Sink], Engine] | None = None,
         counters: bytearray | memoryview | None = None,
         siblings: Sequence[socket.socket] = (),
         beat: "Callable[[Worker], Iterable[int]] | None" = None,
@@ -100,7 +101,7 @@ class Worker:
         )
         self.node = Node(
             self.reactor,
-            engine,
+            engine or partial(MemoryEngine, limits=limits),
             config.channels,
             limits.max_json_depth,
             interest_linger_seconds=limits.interest_linger_seconds,
@@ -126,6 +127,7 @@ class Worker:
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
+            limits.presence_info_bytes,
         )
 
     def start(self) -> None:
@@ -213,11 +215,11 @@ class Worker:
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
-        await self.node.stop()
         if self._ticking is not None:
             self._ticking.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
+        await self.node.stop()  # after the last session has told it that it is over
 
     async def _flushed(self, hasten: asyncio.Event) -> None:
         """A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
@@ -254,7 +256,7 @@ async def serve(
     *,
     on_stopping: Callable[[], None] = lambda: None,
     delay: bool = True,
-    engine: Callable[[Sink], Engine] = MemoryEngine,
+    engine: Callable[[Sink], Engine] | None = None,
     counters: bytearray | memoryview | None = None,
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,

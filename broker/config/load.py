@@ -139,6 +139,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         ("max_offer_bytes", "max_head_bytes", "the offer is a part of the request head"),
         ("max_message_bytes", "send_queue_bytes", "a message that fits no queue could never be delivered"),
         ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
+        ("presence_info_bytes", "presence_list_bytes", "a member that fits no list could never be shown"),
         ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),
         ("handshake_seconds", "interest_linger_seconds", "a channel may not be left while somebody connects to it"),
         ("pong_seconds", "ping_seconds", "the answer to a ping is due before the next one"),

@@ -100,6 +100,23 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refusal_hold_min_seconds: Annotated[float, Meta(ge=0, le=60)] = 1.0
     refusal_hold_max_seconds: Annotated[float, Meta(ge=0, le=60)] = 3.0
 
+    # -- presence (channels with `presence = true`)
+    # From a member's last session being gone to its leave. A page reload takes less; AnyCable's presence TTL: 15 s.
+    presence_leave_seconds: Seconds = 10.0
+    # Joins and leaves are collected this long: what N members that come at once cost does not grow with N squared.
+    presence_batch_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.5
+    # Named in one event, the others are counted. Pusher takes 100 members in a presence channel altogether.
+    presence_event_members: Annotated[int, Meta(ge=0, le=2**20)] = 100
+    # Named in the answer to a `presence` command, the others are counted.
+    presence_reply_members: Annotated[int, Meta(ge=0, le=2**20)] = 1000
+    # Members of one event or answer, encoded: whichever bound is met first. As large as one message of a client.
+    presence_list_bytes: Annotated[int, Meta(ge=1024, le=2**24)] = 65_536
+    # `info` of one member, encoded. soketi presence.maxMemberSizeInKb: 2; Pusher: 1 KB.
+    presence_info_bytes: Annotated[int, Meta(ge=2, le=65_535)] = 1024
+    # Sessions in channels with presence, for the whole engine; further ones are counted and not listed. 460 to 830
+    # bytes each besides their info (measured; the more rooms, the more): less than a gigabyte when it is full.
+    presence_members: Annotated[int, Meta(ge=0, le=2**30)] = 1_000_000
+
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the broker listens and whom it lets in."""
@@ -164,6 +181,8 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload: Payload = "any"
     # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message.
     queue: QueuePolicy = "disconnect"
+    # Whether subscribers are members that others see: command `presence`, events `join` and `leave`.
+    presence: bool = False
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

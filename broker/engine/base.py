@@ -34,10 +34,12 @@ A link has a generation; after a new one everything that was joined is joined ag
 channel that has no history.
 
 Delivery. `deliver` only queues: it never blocks, and never calls the engine.
+
+Presence has rules of its own, beside its verbs at the end of this module.
 """
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -99,6 +101,57 @@ class EngineError(Exception):
         super().__init__(word)
 
 
+# Presence: who is in a channel.
+#
+# Members. `enter` says that a session is in a channel, `exit` that it no longer is; a session that enters again where
+# it is already takes over that place, with its new `body` and its new worker. Sessions of one user are one member. An
+# engine of several workers files each session under the link it came through. When that link ends, all of its sessions
+# have left at that moment; the same session that enters through another link has not.
+#
+# Order and losses. Both verbs only queue, need no credit and cannot fail; calls of one worker keep their order. Whoever
+# speaks for a worker on a link enters everybody of `Sink.members` anew after each new generation of the link, before
+# anything else.
+#
+# Events. `Sink.presence` hears of members, not of sessions, on every worker that joined the channel: a `join` with a
+# member's first session, a `leave` when its last one has been gone for a while. Whoever returns before that causes
+# nothing. They come in batches, so that N members who come at once cause a number of events that does not depend on N.
+# Events of a channel come in order; between them and its publications there is none. An answer to `presence` may be
+# ahead of the events by one batch: a join of somebody listed and a leave of somebody not listed say nothing new.
+# An engine that could not tell a worker of joins or leaves of a channel (it did not read, its link was made anew) says
+# `missed` with 0, unless it says more anyway: no publication is lost, but the list of members may be wrong.
+
+
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """A session in a channel. `body` is what others are shown of it: one JSON object, passed on as it is.
+
+    `user` None: nobody knows who it is, so the session is a member by itself.
+    """
+
+    session: str
+    user: str | None
+    body: bytes
+
+
+class PresenceEvent(msgspec.Struct, frozen=True, gc=False):
+    """Members that joined or left since the last event of this kind: some by name, so many more without.
+
+    `count` is how many there are after it.
+    """
+
+    kind: Literal["join", "leave"]
+    members: tuple[bytes, ...]
+    more: int
+    count: int
+
+
+class Present(msgspec.Struct, frozen=True, gc=False):
+    """Answer to `presence`; `truncated`: there are more members than `members` lists."""
+
+    members: tuple[bytes, ...]
+    count: int
+    truncated: bool
+
+
 class Sink(Protocol):
     """Who hears from an engine: the node of a worker."""
 
@@ -106,7 +159,15 @@ class Sink(Protocol):
         """The next publication of its channel. Returns the deliveries caused on this worker."""
 
     def missed(self, channel: bytes, count: int | None) -> None:
-        """So many publications of a joined channel were not delivered here; None = nobody knows."""
+        """So many publications of a joined channel were not delivered here; None = nobody knows, 0 = only joins
+        or leaves.
+        """
+
+    def presence(self, channel: bytes, event: PresenceEvent) -> None:
+        """Members joined or left. Only queues."""
+
+    def members(self) -> Iterable[tuple[bytes, Member]]:
+        """Everybody of this worker who is in a channel, as it was entered."""
 
     def joined(self, channel: bytes, joined: Joined) -> None:
         """The answer to a join that was waited for, told before anything that follows it is delivered; the awaitable
@@ -144,3 +205,12 @@ class Engine(Protocol):
 
     def leave(self, channel: bytes) -> None:
         """Interest is over. Publications may still come for a moment, and are of no use."""
+
+    def enter(self, channel: bytes, member: Member) -> None:
+        """A session is in a channel; see Presence above."""
+
+    def exit(self, channel: bytes, session: str) -> None:
+        """It no longer is. The channel may be one that it never entered."""
+
+    def presence(self, channel: bytes) -> Present | Awaitable[Present]:
+        """Who is in a channel. Raises EngineError."""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from broker.engine import wire
-from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt, Sink
+from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
@@ -114,6 +114,8 @@ class LinkEngine:
             self._links += 1
             self._up = True
             self._first.set()
+            for channel, member in self._sink.members():  # before anything that others would miss them in
+                self.enter(channel, member)
             self._sink.linked(self._links > 1)
             await self._broken.wait()
             self._close()
@@ -199,6 +201,16 @@ class LinkEngine:
     def leave(self, channel: bytes) -> None:
         self._native.link_call(wire.Verb.LEAVE, 0, channel, b"")
 
+    def enter(self, channel: bytes, member: Member) -> None:
+        # Without a link it is not lost: whoever is here is entered again on the next one.
+        self._native.link_call(wire.Verb.ENTER, 0, channel, wire.encode(member))
+
+    def exit(self, channel: bytes, session: str) -> None:
+        self._native.link_call(wire.Verb.EXIT, 0, channel, wire.encode(wire.Exit(session)))
+
+    async def presence(self, channel: bytes) -> Present:
+        return wire.decode_present(await self._ask(wire.Verb.PRESENT, channel, None, "engine_unavailable"))
+
     async def _ask(self, verb: wire.Verb, name: bytes, payload: object, if_lost: str) -> bytes:
         """`if_lost`: the word of the EngineError if the link breaks before the answer."""
         self._token += 1
@@ -240,6 +252,9 @@ class LinkEngine:
         self._sink.missed(name, None if with_offset else number)
 
     def on_call(self, verb: int, token: int, name: bytes, payload: bytes) -> None:
+        if verb == wire.Verb.MEMBERS:
+            self._sink.presence(name, wire.decode_event(payload))
+            return
         raise ValueError(f"the engine called with verb {verb}, which this version does not know")
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:

@@ -10,9 +10,11 @@ import secrets
 import socket
 from collections.abc import Callable
 
+from broker.config.schema import Limits
 from broker.engine import wire
-from broker.engine.base import Joined, Receipt
+from broker.engine.base import Joined, PresenceEvent, Receipt
 from broker.engine.link import check_peer
+from broker.engine.roll import Clock, Roll
 from broker.native._exchange import Exchange
 
 log = logging.getLogger("broker.engine")
@@ -24,13 +26,22 @@ BEAT_SECONDS = 0.05
 
 
 class EngineProcess:
-    """The exchange's handler. `listener`: a listening, non-blocking Unix socket."""
+    """The exchange's handler. `listener`: a listening, non-blocking Unix socket. `clock`: of presence."""
 
-    def __init__(self, listener: socket.socket, most_output_bytes: int = MOST_OUTPUT_BYTES) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        limits: Limits,
+        most_output_bytes: int = MOST_OUTPUT_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._sockets: dict[int, socket.socket] = {}
-        self._greeted: set[int] = set()
+        # Links that have said HELLO, each with a number that is never given again: sessions of presence belong to it.
+        self._owners: dict[int, int] = {}
+        self._links = 0
+        self._roll = Roll(limits, self._tell_members, clock)
         self.exchange = Exchange(self, self._loop.call_soon, most_output_bytes)
         self.epoch = secrets.token_hex(3)
 
@@ -42,6 +53,7 @@ class EngineProcess:
         self._loop.remove_reader(self._listener.fileno())
         self._loop.remove_reader(self.exchange.fileno())
         self.exchange.destroy()
+        self._roll.close()
 
     def _accept(self) -> None:
         while True:
@@ -66,7 +78,7 @@ class EngineProcess:
         if verb == wire.Verb.HELLO:
             self._hello(port, token, payload)
             return
-        if port not in self._greeted:
+        if port not in self._owners:
             raise ValueError("a link that has not said HELLO")
         if verb == wire.Verb.JOIN:
             wire.decode_join(payload)
@@ -88,6 +100,12 @@ class EngineProcess:
                 0,
             )
             self.exchange.reply(port, token, wire.encode(Receipt()), False)
+        elif verb == wire.Verb.ENTER:
+            self._roll.enter(name, wire.decode_member(payload), self._owners[port])
+        elif verb == wire.Verb.EXIT:
+            self._roll.exit(name, wire.decode_exit(payload).session, self._owners[port])
+        elif verb == wire.Verb.PRESENT:
+            self.exchange.reply(port, token, wire.encode(self._roll.present(name)), False)
         else:
             raise ValueError(f"a worker called with verb {verb}, which this version does not know")
 
@@ -95,7 +113,8 @@ class EngineProcess:
         hello = wire.decode_hello(payload)
         self.exchange.reply(port, token, wire.encode(wire.Welcome(wire.VERSION, self.epoch)), False)
         if hello.version == wire.VERSION:
-            self._greeted.add(port)
+            self._links += 1
+            self._owners[port] = self._links
             log.info("worker %d (process %d) is linked", hello.slot, hello.pid)
         else:
             log.error("worker %d speaks version %d of the link, not %d", hello.slot, hello.version, wire.VERSION)
@@ -104,16 +123,21 @@ class EngineProcess:
         raise ValueError("an answer to what was never asked")
 
     def on_closed(self, port: int) -> None:
-        self._greeted.discard(port)
+        owner = self._owners.pop(port, None)
+        if owner is not None:
+            self._roll.owner_gone(owner)
         self._sockets.pop(port).close()
+
+    def _tell_members(self, channel: bytes, event: PresenceEvent) -> None:
+        self.exchange.tell_wanting(wire.Verb.MEMBERS, channel, wire.encode(event))
 
     def on_error(self, error: BaseException) -> None:
         log.error("a link of the engine failed", exc_info=error)
 
 
-async def serve(listener: socket.socket, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+async def serve(listener: socket.socket, limits: Limits, beat: Callable[[], None], ready: Callable[[], None]) -> None:
     """Serves links until it is cancelled. `beat` says that the loop turns; `ready` that workers may come."""
-    engine = EngineProcess(listener)
+    engine = EngineProcess(listener, limits)
     engine.start()
     beat()
     ready()

@@ -8,7 +8,7 @@ import enum
 
 import msgspec
 
-from broker.engine.base import HistoryRule, Joined, Publication, Receipt
+from broker.engine.base import HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
 
 # Raised with every change of a record, verb or struct: a worker of another build must not guess.
 VERSION = 1
@@ -22,6 +22,11 @@ class Verb(enum.IntEnum):
     JOIN = 2  # name, Join → Joined
     LEAVE = 3  # name; no answer
     PUBLISH = 4  # Publication with history or message_id → Receipt
+    ENTER = 5  # name, Member; no answer
+    EXIT = 6  # name, Exit; no answer
+    PRESENT = 7  # name → Present
+    # engine → worker
+    MEMBERS = 32  # name, PresenceEvent; no answer
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
@@ -44,6 +49,10 @@ class Join(msgspec.Struct, frozen=True, array_like=True):
     history: HistoryRule | None
 
 
+class Exit(msgspec.Struct, frozen=True, array_like=True):
+    session: str
+
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 
@@ -53,3 +62,7 @@ decode_join = msgspec.msgpack.Decoder(Join).decode
 decode_joined = msgspec.msgpack.Decoder(Joined).decode
 decode_publication = msgspec.msgpack.Decoder(Publication).decode
 decode_receipt = msgspec.msgpack.Decoder(Receipt).decode
+decode_member = msgspec.msgpack.Decoder(Member).decode
+decode_exit = msgspec.msgpack.Decoder(Exit).decode
+decode_event = msgspec.msgpack.Decoder(PresenceEvent).decode
+decode_present = msgspec.msgpack.Decoder(Present).decode

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from broker.engine.base import EngineError, Receipt
+from broker.engine.base import EngineError, Present, Receipt
 from broker.engine.interest import Interest
 from broker.gateway.opening import joined
 from broker.gateway.refusals import CAUSE_OF, close_payload
@@ -21,6 +21,7 @@ from broker.protocol.commands import (
     Command,
     CommandError,
     Ping,
+    Presence,
     Publish,
     Subscribe,
     Unsubscribe,
@@ -53,9 +54,17 @@ class Commands:
                 if id is not None:
                     self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
             elif type(command) is Subscribe:
-                await self._subscribe_all(conn, command)
+                await self._subscribe_all(conn, session, command)
+            elif type(command) is Presence:
+                present = self._presence(conn, command)
+                if not isinstance(present, Present):
+                    present = await present
+                self._reactor.send(
+                    conn,
+                    events.presence(command.channel, present.members, present.count, present.truncated, command.id),
+                )
             else:
-                self._other(conn, command)
+                self._other(conn, session, command)
         except CommandError as error:
             self._reactor.send(conn, events.error(error.word, error.text, error.id if error.id is not None else id))
         except (PayloadError, EngineError) as error:
@@ -74,15 +83,28 @@ class Commands:
             extra += b',"id":' + msgspec.json.encode(command.message_id)
         return self._node.publish(channel, kind, payload, extra, conn, command.echo)
 
-    def _other(self, conn: int, command: Command) -> None:
+    def _presence(self, conn: int, command: Presence) -> Present | Awaitable[Present]:
+        """Only subscribers learn who is there, or whether that can be asked at all."""
+        try:
+            name = check_name(command.channel, self._rules)
+        except OfferError as error:
+            raise CommandError(error.word, error.text) from None
+        if name.encode() not in self._reactor.subscriptions(conn):
+            raise CommandError("not_subscribed")
+        channel = self._node.channel(name)
+        if not channel.presence:
+            raise CommandError("not_supported", "the channel has no presence")
+        return self._node.present(channel)
+
+    def _other(self, conn: int, session: Session, command: Command) -> None:
         if type(command) is Unsubscribe:
             names = command.channel if isinstance(command.channel, list) else [command.channel]
-            states = [self._unsubscribe(conn, name, index) for index, name in enumerate(names)]
+            states = [self._unsubscribe(conn, session, name, index) for index, name in enumerate(names)]
             self._reactor.send(conn, events.unsubscribed(states, command.id))
         elif type(command) is Ping:
             self._reactor.send(conn, events.ack(command.id))
 
-    async def _subscribe_all(self, conn: int, command: Subscribe) -> None:
+    async def _subscribe_all(self, conn: int, session: Session, command: Subscribe) -> None:
         """Joins all channels at once, waits for whatever has to be waited for, and only then subscribes."""
         asked = requests(command, self._rules)
         has = set(self._reactor.subscriptions(conn))
@@ -111,10 +133,12 @@ class Commands:
                 await interest
             except EngineError as error:
                 refused[index] = error.word
-        states = [self._subscribe(conn, one, refused.get(one.index)) for one in asked]
+        states = [self._subscribe(conn, session, one, refused.get(one.index)) for one in asked]
         self._reactor.send(conn, events.subscribed(states, command.id))
 
-    def _subscribe(self, conn: int, asked: ChannelRequest | OfferError, refused: str | None) -> events.ChannelState:
+    def _subscribe(
+        self, conn: int, session: Session, asked: ChannelRequest | OfferError, refused: str | None
+    ) -> events.ChannelState:
         if isinstance(asked, OfferError):
             return events.ChannelState(None, asked.index, error=events.channel_error(asked.word, asked.text))
         if refused is not None:
@@ -123,16 +147,22 @@ class Commands:
         channel = self._node.channel(asked.name)
         if not self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
             return events.ChannelState(asked.name, asked.index, error=events.channel_error("already_subscribed"))
+        self._node.enter(channel, session.id, session.user, session.info)
         return joined(asked)
 
-    def _unsubscribe(self, conn: int, name: str, index: int) -> events.ChannelState:
+    def _unsubscribe(self, conn: int, session: Session, name: str, index: int) -> events.ChannelState:
         try:
             check_name(name, self._rules, index)
         except OfferError as error:
             return events.ChannelState(None, index, error=events.channel_error(error.word, error.text))
         if not self._node.unsubscribe(conn, name):
             return events.ChannelState(name, index, error=events.channel_error("not_subscribed"))
+        self._node.exit(name, session.id)
         return events.ChannelState(name, index)
+
+    def ended(self, session: Session) -> None:
+        """Its connection is gone."""
+        self._node.end(session.id)
 
     async def publish_raw(self, conn: int, session: Session, payload: bytes, text: bool) -> None:
         """A raw message whose engine is not in this process. There is no event to say no with: it closes."""

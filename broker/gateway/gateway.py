@@ -140,6 +140,8 @@ class Gateway:
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:
         log.debug("session ended: %s", cause_word(cause))
+        if isinstance(session, Session):
+            self.commands.ended(session)
 
     def on_error(self, error: BaseException) -> None:
         log.error("an event of one connection failed", exc_info=error)

@@ -13,6 +13,7 @@ from broker.engine.base import EngineError
 from broker.engine.interest import Interest
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
+from broker.native._json import check
 from broker.native._reactor import Reactor
 from broker.native._request import Request
 from broker.node import Node
@@ -22,15 +23,22 @@ from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules,
 
 FORMAT_RAW, FORMAT_JSON = 0, 1
 
+# Levels of nesting in `info`: as published JSON by default (limits.max_json_depth).
+MAX_INFO_DEPTH = 64
+
 # What a refusal for each reason is in HTTP, for clients that can read a status; any other reason is 403.
 _STATUS = {"bad_offer": 400, "not_authenticated": 401, "token_expired": 401, "rate_limited": 429, "overloaded": 503}
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """Who the connection is, and per channel asked for: None = allowed, else a word of ERRORS."""
+    """Who the connection is, and per channel asked for: None = allowed, else a word of ERRORS.
+
+    `info`: one JSON value that is shown to others with the user.
+    """
 
     user: str | None = None
     refused: dict[str, str] = {}
+    info: bytes | None = None
 
 
 class Denied(Exception):
@@ -70,6 +78,7 @@ class Opening:
         rules: OfferRules,
         hello_limits: events.Limits,
         heartbeat_seconds: float,
+        max_info_bytes: int = 1024,
     ) -> None:
         self._reactor = reactor
         self._node = node
@@ -79,6 +88,7 @@ class Opening:
         self._rules = rules
         self._hello_limits = hello_limits
         self._heartbeat_seconds = heartbeat_seconds
+        self._max_info_bytes = max_info_bytes
 
     def origin_allowed(self, request: Request) -> bool:
         return self._origins.allows(request.origin)
@@ -92,6 +102,8 @@ class Opening:
             return
         try:
             grant = await self._authority.admit(request, offer)
+            if grant.info is not None:
+                self._check_info(grant.info)
             # Before the 101: from the first moment of the session on nothing may pass it by.
             joining = self._join_all(offer, grant)
             if joining is not None:
@@ -129,6 +141,13 @@ class Opening:
                     joining = [interest] if joining is None else [*joining, interest]
         return joining
 
+    def _check_info(self, info: bytes) -> None:
+        """It ends up in frames that everybody in a channel shares: broken, it would break them all."""
+        if len(info) > self._max_info_bytes:
+            raise Denied("not_authenticated", f"info is longer than {self._max_info_bytes} bytes")
+        if check(info, MAX_INFO_DEPTH) is not None:
+            raise Denied("not_authenticated", "info is not JSON that every client can read")
+
     def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
         """All or nothing: a raw page cannot be told about single channels."""
         for asked in offer.channels:
@@ -137,7 +156,7 @@ class Opening:
         target = _target(offer.channels)
         channels = [(asked, self._node.channel(asked.name)) for asked in offer.channels]
         session = None
-        if not self._node.direct or grant.user is not None:
+        if not self._node.direct or grant.user is not None or any(channel.presence for _, channel in channels):
             session = self._session(conn, grant, json=False)
             if session is None:
                 return
@@ -147,7 +166,11 @@ class Opening:
         if not self._reactor.open(conn, request.accept, offer.answer, FORMAT_RAW, session, sender):
             return
         for asked, channel in channels:
-            self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=asked is target)
+            if (
+                self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=asked is target)
+                and session is not None
+            ):
+                self._node.enter(channel, session.id, session.user, session.info)
 
     def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
         """Connects with what is allowed; refuses only if nothing is."""
@@ -157,23 +180,26 @@ class Opening:
         assert request.accept is not None, "only valid upgrades come here"
         if session is None or not self._reactor.open(conn, request.accept, offer.answer, FORMAT_JSON, session):
             return
-        states = [self._join(conn, asked, grant) for asked in offer.channels]
+        states = [self._join(conn, session, asked, grant) for asked in offer.channels]
         self._reactor.send(
             conn, events.hello(session.id, session.user, states, self._hello_limits, self._heartbeat_seconds)
         )
 
-    def _join(self, conn: int, asked: ChannelRequest, grant: Grant) -> events.ChannelState:
+    def _join(self, conn: int, session: Session, asked: ChannelRequest, grant: Grant) -> events.ChannelState:
         word = grant.refused.get(asked.name)
         if word is not None:
             return events.ChannelState(asked.name, asked.index, error=events.channel_error(word))
-        self._node.subscribe(conn, self._node.channel(asked.name), receives=asked.direction != "send", sends=False)
+        channel = self._node.channel(asked.name)
+        if self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
+            self._node.enter(channel, session.id, session.user, session.info)
         return joined(asked)
 
     def _session(self, conn: int, grant: Grant, *, json: bool) -> Session | None:
         session_id = self._reactor.session_id(conn)
         if session_id is None:  # gone while the authority decided
             return None
-        return Session(session_id, json, sender_member(session_id, grant.user), grant.user)
+        sender = sender_member(session_id, grant.user, grant.info)
+        return Session(session_id, json, sender, grant.user, info=grant.info)
 
 
 def joined(asked: ChannelRequest) -> events.ChannelState:

@@ -18,12 +18,15 @@ class Session(msgspec.Struct, gc=False):
     user: str | None = None
     # Raw: where its messages go; None = nothing of its offer takes them.
     target: Channel | None = None
+    # JSON that others are shown with the user: `from` of its messages, presence.
+    info: bytes | None = None
 
 
 class Sender(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     session: str
     user: str | None = None
+    info: msgspec.Raw | None = None
 
 
-def sender_member(session_id: str, user: str | None) -> bytes:
-    return b',"from":' + msgspec.json.encode(Sender(session_id, user))
+def sender_member(session_id: str, user: str | None, info: bytes | None = None) -> bytes:
+    return b',"from":' + msgspec.json.encode(Sender(session_id, user, None if info is None else msgspec.Raw(info)))

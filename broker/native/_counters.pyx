@@ -26,6 +26,8 @@ TABLE = (
     ("n_dropped_newest", "ledger: deliveries given up by policy drop_newest"),
     ("n_dropped_latest", "ledger: deliveries replaced by a newer one under policy latest"),
     ("n_discarded", "ledger: deliveries given up because their connection closed"),
+    ("n_events", "events of a whole channel (join, leave) queued, one for each subscription that hears them"),
+    ("n_events_dropped", "events of a whole channel that a blocked connection had no room for; a gap notice stands for them"),
     ("n_frames_encoded", "frames encoded for fan-out: one for each message and variant in use"),
     ("n_pongs_coalesced", "pings answered only by the pong of a later ping"),
     ("n_flushes", "flush slices run"),

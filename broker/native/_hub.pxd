@@ -69,3 +69,4 @@ cdef class Hub:
     cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil
     cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1
     cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil
+    cdef int64_t _tell(self, Channel *channel, Frame *frame) noexcept nogil

@@ -17,14 +17,14 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from broker.native._counters cimport (
-    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED, N_SEQUENCED,
+    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED, N_SEQUENCED,
 )
 from broker.native._frames cimport frame_header
 from broker.native._json cimport base64_size, base64_write, json_string_size, json_string_write
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, FORMATS, Frame, LANE_BULK, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_LATEST, Subscription,
     VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, missed_unknown,
-    outbox_fits, outbox_make_room, outbox_push,
+    outbox_fits, outbox_gap, outbox_make_room, outbox_push,
 )
 
 
@@ -334,6 +334,56 @@ cdef class Hub:
         message.time_ms = 0
         offers = self.deliver(&message, except_box)
         return offers
+
+    def tell(self, bytes name not None, bytes payload not None):
+        """Queues an event of our own for every JSON subscription of the channel, one frame for all; returns how many took it.
+
+        It is no message: not in the ledger, and no policy acts for it or on it. Where a blocked connection has no room for it,
+        a gap notice stands in its place: of no messages, unless some are lost as well. So an event never cuts anybody off.
+        """
+        cdef Channel *channel = self.find(name)
+        cdef Frame *frame
+        cdef int64_t told
+        if channel == NULL:
+            return 0
+        frame = frame_message(&self.all, 1, <const uint8_t *>PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))
+        if frame == NULL:
+            raise MemoryError
+        told = self._tell(channel, frame)
+        frame_release(&self.all, frame)
+        if self.all.physical > self.memory_bytes and self.transport.relieve != NULL:
+            self.transport.relieve(self.transport.owner)
+        return told
+
+    cdef int64_t _tell(self, Channel *channel, Frame *frame) noexcept nogil:
+        cdef uint32_t i
+        cdef int64_t told = 0
+        cdef Outbox *box
+        cdef bint fits
+        cdef Lane lane = LANE_BULK if channel.count > BULK_FROM else LANE_SMALL
+        for i in range(channel.count):
+            box = channel.entries[i].outbox
+            if box.closed or box.format != FORMAT_JSON:
+                continue
+            fits = outbox_fits(&self.all, box, frame.size)
+            while not fits and not box.blocked and not box.closed and self.transport.flush_now != NULL:
+                self.transport.flush_now(self.transport.owner, box)
+                fits = not box.blocked and (box.count == 0 or outbox_fits(&self.all, box, frame.size))
+            if box.closed:
+                continue
+            if fits and outbox_push(&self.all, box, frame, NULL):
+                told += 1
+            elif fits:                  # no memory for a slot, so none for a notice either: never a silent hole
+                if self.transport.too_slow != NULL:
+                    self.transport.too_slow(self.transport.owner, box)
+                continue
+            else:
+                self.all.counters[N_EVENTS_DROPPED] += 1
+                outbox_gap(&self.all, box, channel.entries[i].subscription, 0)
+            if not box.blocked:
+                lane_mark(&self.all, box, lane)
+        self.all.counters[N_EVENTS] += <uint64_t>told
+        return told
 
     def subscribers(self, bytes name):
         """Receiving subscriptions of a channel on this worker."""

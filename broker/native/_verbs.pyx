@@ -270,6 +270,12 @@ cdef class Verbs(Linked):
         self.schedule()
         return offers
 
+    def tell(self, bytes name not None, bytes payload not None):
+        """Queues one event for every JSON subscription of a channel; returns how many took it."""
+        told = self.hub.tell(name, payload)
+        self.schedule()
+        return told
+
     def missed(self, bytes name not None, count):
         """Queues a gap notice for every JSON subscription of a channel; None = nobody knows how many. Returns the others."""
         cdef Channel *channel = self.hub.find(name)

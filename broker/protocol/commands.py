@@ -1,4 +1,4 @@
-"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, ping.
+"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, presence, ping.
 
 The gateway calls `decode` on each text message of a JSON connection. Anything that is not a command becomes a
 CommandError with a word of `ERRORS`, a fixed text and, where the message still shows one, the client's `id`.
@@ -90,21 +90,29 @@ class Unsubscribe(
     id: Id = None
 
 
+class Presence(msgspec.Struct, frozen=True, gc=False, tag="presence", tag_field="type", forbid_unknown_fields=True):
+    """Who is in a channel; the plain name."""
+
+    channel: str
+    id: Id = None
+
+
 class Ping(msgspec.Struct, frozen=True, gc=False, tag="ping", tag_field="type", forbid_unknown_fields=True):
     """Answered by an `ack`: it shows that the server reads commands, which no browser can ask with a ping frame."""
 
     id: Id = None
 
 
-Command = Publish | Subscribe | Unsubscribe | Ping
+Command = Publish | Subscribe | Unsubscribe | Presence | Ping
 
 # Commands of the format that this server does not offer; a client may fall back when it is told so.
-NOT_OFFERED = frozenset({"history", "presence", "auth", "refresh"})
+NOT_OFFERED = frozenset({"history", "auth", "refresh"})
 
 _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "publish": Publish,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
+    "presence": Presence,
     "ping": Ping,
 }
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

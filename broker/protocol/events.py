@@ -1,8 +1,8 @@
 """What the server says in `broker.json.v1`, as bytes of one text frame each.
 
 The gateway calls these encoders for everything that concerns one connection: hello, subscribed, unsubscribed, ack,
-error, ping, drain. `message` and `gap` go to many connections and are written by native code; their shape is stated
-here so that it stands in one place:
+presence, error, ping, drain; the node those of join and leave, which go to a whole channel as one frame. `message` and
+`gap` go to many connections and are written by native code; their shape is stated here so that it stands in one place:
 
     {"type":"message","channel":c,"data":<any JSON> | "text":s | "base64":s,"time":ms,
      "position":p (history), "id":s (the publisher's message_id), "from":{"user","session","info"} (from a client)}
@@ -11,6 +11,8 @@ here so that it stands in one place:
 Every string given to an encoder must be free of lone surrogates; names and ids that were decoded here always are.
 A field without a value is left out, except where null means something (`missed`, `session`, `user`).
 """
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -71,6 +73,32 @@ class _Ack(msgspec.Struct, frozen=True, gc=False, tag="ack", tag_field="type", o
     subscriptions: int | None = None
 
 
+class _Member(msgspec.Struct, frozen=True, gc=False):
+    user: str | None
+
+
+class _Present(msgspec.Struct, frozen=True, gc=False, tag="presence", tag_field="type", omit_defaults=True):
+    channel: str
+    members: list[msgspec.Raw]
+    count: int
+    truncated: bool = False
+    id: Id = None
+
+
+class _Join(msgspec.Struct, frozen=True, gc=False, tag="join", tag_field="type", omit_defaults=True):
+    channel: str
+    members: list[msgspec.Raw]
+    count: int
+    more: int = 0
+
+
+class _Leave(msgspec.Struct, frozen=True, gc=False, tag="leave", tag_field="type", omit_defaults=True):
+    channel: str
+    members: list[msgspec.Raw]
+    count: int
+    more: int = 0
+
+
 class _Error(msgspec.Struct, frozen=True, gc=False, tag="error", tag_field="type", omit_defaults=True):
     code: str
     message: str
@@ -107,6 +135,30 @@ def unsubscribed(channels: list[ChannelState], id: Id = None) -> bytes:
 def ack(id: Id = None, position: str | None = None, subscriptions: int | None = None) -> bytes:
     """A publish was sequenced, or a ping was read."""
     return _encoder.encode(_Ack(id, position, subscriptions))
+
+
+def member(session: str, user: str | None, info: bytes | None = None) -> bytes:
+    """One of `members`, as others see it; `info` is JSON already.
+
+    Without a user the session tells members apart. With one it is nobody's business how many there are.
+    """
+    body = _encoder.encode(_Member(user))[:-1]
+    if user is None:
+        body += b',"session":' + _encoder.encode(session)
+    if info is not None:
+        body += b',"info":' + info
+    return body + b"}"
+
+
+def presence(channel: str, members: Iterable[bytes], count: int, truncated: bool, id: Id = None) -> bytes:
+    """Answer to a presence command: who is there, `count` in all, and whether some are not listed."""
+    return _encoder.encode(_Present(channel, [msgspec.Raw(one) for one in members], count, truncated, id))
+
+
+def members_changed(kind: str, channel: str, members: Iterable[bytes], more: int, count: int) -> bytes:
+    """`join` or `leave`: who, how many more that are not named, and how many are there now."""
+    struct = _Join if kind == "join" else _Leave
+    return _encoder.encode(struct(channel, [msgspec.Raw(one) for one in members], count, more))
 
 
 def error(code: str, message: str | None = None, id: Id = None) -> bytes:

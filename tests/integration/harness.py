@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from broker.config.load import load
 from broker.engine.base import Engine, Sink
-from broker.engine.memory import MemoryEngine
 from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
@@ -349,7 +348,7 @@ async def _settle(broker: Broker) -> None:
 async def running(
     *,
     authority: Authority | None = None,
-    engine: Callable[[Sink], Engine] = MemoryEngine,
+    engine: Callable[[Sink], Engine] | None = None,
     alone: bool = True,
     **overrides: object,
 ) -> AsyncIterator[Broker]:

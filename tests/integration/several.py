@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from broker.config.schema import Limits
 from broker.engine.base import Engine, Sink
 from broker.engine.link import LinkEngine
 from broker.engine.process import EngineProcess
+from broker.engine.roll import Clock
 from broker.node import Node
 from tests.integration.harness import Broker, open_sockets, running, wait_until
 
@@ -23,13 +25,15 @@ class Cluster:
         self.workers: list[Broker] = []
         self.links: list[LinkEngine] = []
         self.most_output_bytes = 16 * 1024 * 1024
+        self.limits = Limits()
+        self.clock: Clock | None = None
 
     def start_engine(self) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.address)
         self.listener.listen()
         self.listener.setblocking(False)
-        self.engine = EngineProcess(self.listener, self.most_output_bytes)
+        self.engine = EngineProcess(self.listener, self.limits, self.most_output_bytes, self.clock)
         self.engine.start()
 
     def stop_engine(self) -> None:
@@ -49,12 +53,13 @@ class Cluster:
 
 @asynccontextmanager
 async def several(
-    count: int = 2, *, most_output_bytes: int = 16 * 1024 * 1024, **settings: Any
+    count: int = 2, *, most_output_bytes: int = 16 * 1024 * 1024, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[Cluster]:
     """`count` workers with --dev and the engine between them."""
     sockets = open_sockets()
     cluster = Cluster("\0ws-broker-test-" + secrets.token_hex(8))
     cluster.most_output_bytes = most_output_bytes
+    cluster.clock = clock
     cluster.start_engine()
     try:
         async with AsyncExitStack() as stack:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.client_frames import TEXT, frame
+from tests.fake_clock import FakeClock
 from tests.integration.harness import Client, request, wait_until
 from tests.integration.several import Cluster, several
 
@@ -280,3 +281,61 @@ async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:
     await (await one.open("news|send")).send(frame(TEXT, b"still"))
     assert await reader.text() == "still"
     assert all(link.up for link in cluster.links)
+
+
+# Presence.
+
+PRESENT = {"room": {"presence": True}}
+
+
+async def joins_and_leaves(client: Client, clock: FakeClock) -> list[dict[str, object]]:
+    """What the client has been told once a batch is due."""
+    clock.advance(0.6)
+    events: list[dict[str, object]] = []
+    await client.command(type="ping", id="end")
+    while (event := await client.event()).get("id") != "end":
+        events.append(event)
+    return events
+
+
+async def test_a_page_sees_those_of_other_workers_join_and_leave() -> None:
+    clock = FakeClock()
+    async with several(2, clock=clock, channels=PRESENT) as cluster:
+        one, two = cluster.workers
+        here = await one.open_json("room")
+        await wait_until(lambda: clock.alarms)
+        (own,) = await joins_and_leaves(here, clock)
+        assert (own["type"], own["count"]) == ("join", 1)
+        there = await two.open_json("room")
+        await there.command(type="presence", channel="room", id=1)
+        answer = await there.event()
+        assert (answer["id"], answer["count"]) == (1, 2)
+        await wait_until(lambda: clock.alarms)
+        (other,) = await joins_and_leaves(here, clock)
+        assert (other["type"], other["count"]) == ("join", 2)
+        there.close()
+        await wait_until(lambda: two.reactor.connections == 0)
+        await here.command(type="presence", channel="room", id=2)
+        assert (await here.event())["count"] == 2, "it may be a reload"
+        clock.advance(10.1)
+        (left,) = await joins_and_leaves(here, clock)
+        assert (left["type"], left["count"]) == ("leave", 1)
+
+
+async def test_the_members_of_a_lost_link_leave_unless_it_is_back_in_time() -> None:
+    clock = FakeClock()
+    async with several(2, clock=clock, channels=PRESENT) as cluster:
+        one, two = cluster.workers
+        here, there = await one.open_json("room"), await two.open_json("room")
+        await wait_until(lambda: clock.alarms)
+        await joins_and_leaves(here, clock)
+        cluster.links[1]._native.detach_link()  # cut, with both ends alive
+        await wait_until(lambda: not cluster.links[1].up)
+        await cluster.all_linked()
+        await wait_until(lambda: cluster.engine.exchange.wanted(b"room") == 2)
+        clock.advance(20)
+        assert await joins_and_leaves(here, clock) == []
+        await here.command(type="presence", channel="room", id=1)
+        assert (await here.event())["count"] == 2
+        assert (await there.event())["type"] == "join"
+        assert await there.event() == {"type": "gap", "channel": "room", "missed": None}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 
-from broker.engine.base import HistoryRule, Joined, Publication, Receipt, Sink
+from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.gateway.opening import Grant
 from broker.native._linked import Linked
 from broker.native._request import Request
@@ -57,6 +57,15 @@ class DistantEngine:
 
     def leave(self, channel: bytes) -> None:
         """Nothing is kept for a channel."""
+
+    def enter(self, channel: bytes, member: Member) -> None:
+        """Nobody asks who is there."""
+
+    def exit(self, channel: bytes, session: str) -> None:
+        """Nobody asks who is there."""
+
+    def presence(self, channel: bytes) -> Present:
+        return Present((), 0, False)
 
     def sequence(self, position: str | None = None) -> None:
         """The longest waiting publication gets its place."""

@@ -6,7 +6,7 @@ import pytest
 
 from broker import node as node_module
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt
+from broker.engine.base import EngineError, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
 from broker.native._linked import Linked
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
@@ -35,9 +35,13 @@ class FakeReactor:
         self.calls.append(("publish", conn, name, kind, payload, extra, echo))
         return 5
 
+    def tell(self, name: bytes, payload: bytes) -> int:
+        self.calls.append(("tell", name, payload))
+        return 5
+
     def missed(self, name: bytes, count: int | None) -> list[int]:
         self.calls.append(("missed", name, count))
-        return [7, 8] if count is None else []
+        return [] if count else [7, 8]
 
 
 class FakeEngine:
@@ -47,6 +51,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.taken: list[Publication] = []
         self.answer: Receipt | EngineError = Receipt(1)
+        self.present: dict[tuple[bytes, str], Member] = {}
 
     def publish(self, publication: Publication) -> Receipt:
         self.taken.append(publication)
@@ -69,11 +74,22 @@ class FakeEngine:
     def leave(self, channel: bytes) -> None:
         """Nothing is kept for a channel."""
 
+    def enter(self, channel: bytes, member: Member) -> None:
+        self.present[channel, member.session] = member
+
+    def exit(self, channel: bytes, session: str) -> None:
+        del self.present[channel, session]
+
+    def presence(self, channel: bytes) -> Present:
+        here = tuple(member.body for (name, _), member in self.present.items() if name == channel)
+        return Present(here, len(here), False)
+
 
 CHANNELS = {
     "ticks.*": ChannelPolicy(payload="json", queue="latest"),
     "words": ChannelPolicy(payload="text", queue="drop_oldest"),
     "bytes": ChannelPolicy(payload="binary", queue="drop_newest"),
+    "room": ChannelPolicy(presence=True),
 }
 
 
@@ -202,3 +218,47 @@ def test_raw_subscribers_of_a_hole_are_ended_and_json_ones_told(node: Node, reac
     node.missed(b"news", None)
     assert ended == [7, 8]
     assert reactor.calls == [("missed", b"news", 3), ("missed", b"news", None)]
+
+
+def test_only_a_channel_with_presence_has_members(node: Node, engine: FakeEngine) -> None:
+    node.enter(node.channel("words"), "s1", "ann", None)
+    assert engine.present == {}
+    node.enter(node.channel("room"), "s1", "ann", b'{"name":"Ann"}')
+    member = Member("s1", "ann", b'{"user":"ann","info":{"name":"Ann"}}')
+    assert engine.present == {(b"room", "s1"): member}
+    assert node.present(node.channel("room")) == Present((member.body,), 1, False)
+
+
+def test_a_session_leaves_what_it_entered_once_and_nothing_else(node: Node, engine: FakeEngine) -> None:
+    node.enter(node.channel("room"), "s1", None, None)
+    node.enter(node.channel("room"), "s2", None, None)
+    node.exit("room", "s1")
+    node.exit("room", "s1")
+    node.exit("words", "s2")
+    assert list(node.members()) == [(b"room", Member("s2", None, b'{"user":null,"session":"s2"}'))]
+    node.end("s2")
+    node.end("s2")
+    node.end("s3")
+    assert engine.present == {}
+    assert list(node.members()) == []
+
+
+def test_joins_and_leaves_are_encoded_once_and_told_to_the_channel(node: Node, reactor: FakeReactor) -> None:
+    node.presence(b"room", PresenceEvent("join", (b'{"user":"ann"}', b'{"user":"bob"}'), 7, 12))
+    node.presence(b"room", PresenceEvent("leave", (), 3, 9))
+    assert reactor.calls == [
+        (
+            "tell",
+            b"room",
+            b'{"type":"join","channel":"room","members":[{"user":"ann"},{"user":"bob"}],"count":12,"more":7}',
+        ),
+        ("tell", b"room", b'{"type":"leave","channel":"room","members":[],"count":9,"more":3}'),
+    ]
+
+
+def test_lost_joins_and_leaves_are_no_hole_to_those_who_never_hear_them(node: Node, reactor: FakeReactor) -> None:
+    ended: list[list[int]] = []
+    node.on_hole = ended.append
+    node.missed(b"room", 0)
+    assert reactor.calls == [("missed", b"room", 0)]
+    assert ended == []

@@ -109,6 +109,7 @@ def test_a_value_that_native_code_could_not_hold_never_reaches_it(key: str, valu
         ({"limits.send_queue_bytes": 2**30, "limits.memory_bytes": 2**20}, "limits.send_queue_bytes"),
         ({"limits.refusal_hold_min_seconds": 4.0}, "limits.refusal_hold_min_seconds"),
         ({"limits.pong_seconds": 26.0}, "limits.pong_seconds"),
+        ({"limits.presence_info_bytes": 2048, "limits.presence_list_bytes": 2047}, "limits.presence_info_bytes"),
         ({"server.dev_on_any_address": True}, "server.dev_on_any_address"),
         ({"server.listen": "0.0.0.0:1", "server.dev": True}, "server.listen"),
         ({"server.listen": "example.org:1", "server.dev": True}, "server.listen"),

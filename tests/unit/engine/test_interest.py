@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt
+from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt
 from broker.engine.interest import MOST_SWEPT, REJOINED_AT_ONCE, Interest, Interests
 
 LINGER_SECONDS = 15.0
@@ -31,6 +31,15 @@ class FakeEngine:
 
     async def stop(self) -> None:
         raise AssertionError("interest stops nothing")
+
+    def enter(self, channel: bytes, member: Member) -> None:
+        raise AssertionError("interest is no presence")
+
+    def exit(self, channel: bytes, session: str) -> None:
+        raise AssertionError("interest is no presence")
+
+    def presence(self, channel: bytes) -> Present:
+        raise AssertionError("interest is no presence")
 
     def publish(self, publication: Publication) -> Receipt:
         raise AssertionError("interest publishes nothing")

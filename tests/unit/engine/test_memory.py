@@ -1,11 +1,13 @@
 """The engine in this process: sequenced by being next, delivered before the receipt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from broker.engine.base import EngineError, Joined, Publication, Receipt
+from broker.config.schema import Limits
+from broker.engine.base import EngineError, Joined, Member, PresenceEvent, Present, Publication, Receipt
 from broker.engine.memory import MemoryEngine
+from tests.fake_clock import FakeClock
 
 
 class Delivering:
@@ -13,6 +15,7 @@ class Delivering:
 
     def __init__(self, deliver: Callable[[Publication], int]) -> None:
         self.deliver = deliver
+        self.told: list[tuple[bytes, PresenceEvent]] = []
 
     def missed(self, channel: bytes, count: int | None) -> None:
         raise AssertionError("an engine in the process loses nothing")
@@ -25,6 +28,12 @@ class Delivering:
 
     def linked(self, again: bool) -> None:
         raise AssertionError("an engine in the process has no link")
+
+    def presence(self, channel: bytes, event: PresenceEvent) -> None:
+        self.told.append((channel, event))
+
+    def members(self) -> Iterable[tuple[bytes, Member]]:
+        raise AssertionError("an engine in the process forgets nobody")
 
 
 def test_a_receipt_means_delivered_to_so_many() -> None:
@@ -58,3 +67,50 @@ def test_a_join_has_nothing_to_wait_for() -> None:
     engine = MemoryEngine(Delivering(lambda publication: 0))
     assert engine.join(b"news", None) == Joined()
     engine.leave(b"news")
+
+
+def test_presence_is_told_when_its_time_has_come_and_not_before() -> None:
+    sink, clock = Delivering(lambda publication: 0), FakeClock()
+    engine = MemoryEngine(sink, Limits(presence_batch_seconds=0.5, presence_leave_seconds=10.0), clock)
+    engine.enter(b"room", Member("s1", "ann", b"ann"))
+    assert engine.presence(b"room") == Present((b"ann",), 1, False)
+    clock.advance(0.4)
+    assert sink.told == []
+    clock.advance(0.1)
+    assert sink.told == [(b"room", PresenceEvent("join", (b"ann",), 0, 1))]
+    engine.exit(b"room", "s1")
+    clock.advance(9.9)
+    assert engine.presence(b"room").count == 1
+    clock.advance(0.1)
+    assert engine.presence(b"room").count == 0
+    clock.advance(0.5)
+    assert sink.told[1:] == [(b"room", PresenceEvent("leave", (b"ann",), 0, 0))]
+    assert clock.alarms == []
+
+
+def test_what_is_due_sooner_than_the_alarm_that_is_set_does_not_wait_for_it() -> None:
+    sink, clock = Delivering(lambda publication: 0), FakeClock()
+    engine = MemoryEngine(sink, Limits(presence_batch_seconds=0.5, presence_leave_seconds=10.0), clock)
+    engine.enter(b"room", Member("s1", "ann", b"ann"))
+    clock.advance(0.5)
+    engine.exit(b"room", "s1")
+    engine.enter(b"hall", Member("s2", "bob", b"bob"))
+    clock.advance(0.5)
+    assert sink.told[1:] == [(b"hall", PresenceEvent("join", (b"bob",), 0, 1))]
+    assert len(clock.alarms) == 1
+
+
+def test_an_event_that_cannot_be_told_does_not_stop_the_clock() -> None:
+    class Failing(Delivering):
+        def presence(self, channel: bytes, event: PresenceEvent) -> None:
+            super().presence(channel, event)
+            raise MemoryError
+
+    sink, clock = Failing(lambda publication: 0), FakeClock()
+    engine = MemoryEngine(sink, clock=clock)
+    engine.enter(b"room", Member("s1", "ann", b"ann"))
+    engine.exit(b"room", "s1")
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            clock.advance(60)
+    assert [event.kind for _, event in sink.told] == ["join", "leave"]

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, cast
 
-from broker.engine.base import HistoryRule, Joined, Publication, Receipt
+from broker.config.schema import ChannelPolicy
+from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt
 from broker.gateway.refusals import cause_word
 from broker.native._linked import Linked
 from broker.native._reactor import Reactor
@@ -107,6 +108,7 @@ class FakeEngine:
         self.direct = self.local = direct
         self.taken: list[Publication] = []
         self.answer: Receipt | asyncio.Future[Receipt] | Exception = Receipt(2)
+        self.present: dict[tuple[bytes, str], Member] = {}
 
     def publish(self, publication: Publication) -> Receipt | Awaitable[Receipt]:
         self.taken.append(publication)
@@ -129,13 +131,24 @@ class FakeEngine:
     def leave(self, channel: bytes) -> None:
         """Nothing is kept for a channel."""
 
+    def enter(self, channel: bytes, member: Member) -> None:
+        self.present[channel, member.session] = member
+
+    def exit(self, channel: bytes, session: str) -> None:
+        del self.present[channel, session]
+
+    def presence(self, channel: bytes) -> Present:
+        here = tuple(member.body for (name, _), member in self.present.items() if name == channel)
+        return Present(here, len(here), False)
+
 
 def as_reactor(fake: FakeReactor) -> Reactor:
     return cast("Reactor", fake)
 
 
 def node_with(reactor: FakeReactor, engine: FakeEngine) -> Node:
-    return Node(as_reactor(reactor), lambda sink: engine, {}, 64)
+    """Channels `room.*` have presence."""
+    return Node(as_reactor(reactor), lambda sink: engine, {"room.*": ChannelPolicy(presence=True)}, 64)
 
 
 def upgrade(offer: str | None = None, target: str = "/ws", origin: str | None = None) -> Request:

@@ -12,6 +12,7 @@ from broker.protocol.commands import (
     Command,
     CommandError,
     Ping,
+    Presence,
     Publish,
     Subscribe,
     Unsubscribe,
@@ -137,6 +138,10 @@ def test_the_operators_rule_for_names_holds_in_band_too() -> None:
     assert isinstance(found, ChannelRequest)
 
 
+def test_who_is_there_is_asked_of_one_channel() -> None:
+    assert said(type="presence", channel="room.1", id=0) == Presence("room.1", 0)
+
+
 @pytest.mark.parametrize("kind", sorted(NOT_OFFERED))
 def test_a_command_this_server_does_not_offer_is_answered_not_dropped(kind: str) -> None:
     error = refused({"type": kind, "id": "h1", "anything": [1]})
@@ -162,6 +167,9 @@ def test_a_command_this_server_does_not_offer_is_answered_not_dropped(kind: str)
         ({"type": "subscribe", "channel": {"channel": "a", "sinse": "x"}, "id": 1}, "bad_command", 1),
         ({"type": "subscribe", "channel": "a", "last": -1, "id": 1}, "bad_command", 1),
         ({"type": "unsubscribe", "channel": {"channel": "a"}, "id": 1}, "bad_command", 1),
+        ({"type": "presence", "id": 1}, "bad_command", 1),
+        ({"type": "presence", "channel": ["a"], "id": 1}, "bad_command", 1),
+        ({"type": "presence", "channel": "a", "limit": 1, "id": 1}, "bad_command", 1),
         ({"type": "ping", "id": "x" * 65}, "bad_command", None),
         ({"type": "ping", "id": 2**53}, "bad_command", None),
         ({"type": "ping", "id": True}, "bad_command", None),

@@ -61,3 +61,36 @@ def test_a_word_that_is_not_in_the_table_cannot_be_sent() -> None:
 def test_any_id_and_name_comes_back_as_it_was(id: str, name: str) -> None:
     answer = json.loads(events.subscribed([ChannelState(name, 0)], id))
     assert (answer["id"], answer["channels"][0]["channel"]) == (id, name)
+
+
+def test_a_member_is_its_user_and_shows_a_session_only_where_there_is_none() -> None:
+    assert events.member("s1", "ann") == b'{"user":"ann"}'
+    assert events.member("s1", "ann", b'{"a":[1]}') == b'{"user":"ann","info":{"a":[1]}}'
+    assert events.member("s1", None) == b'{"user":null,"session":"s1"}'
+    assert json.loads(events.member('"', None, b"null")) == {"user": None, "session": '"', "info": None}
+
+
+def test_who_is_there_is_said_with_how_many_and_whether_that_is_all() -> None:
+    ann = events.member("s1", "ann")
+    assert json.loads(events.presence("room", [ann], 1, False, 0)) == {
+        "type": "presence",
+        "channel": "room",
+        "members": [{"user": "ann"}],
+        "count": 1,
+        "id": 0,
+    }
+    assert json.loads(events.presence("room", [], 9, True)) == {
+        "type": "presence",
+        "channel": "room",
+        "members": [],
+        "count": 9,
+        "truncated": True,
+    }
+
+
+@pytest.mark.parametrize("kind", ["join", "leave"])
+def test_members_that_are_not_named_are_counted(kind: str) -> None:
+    ann = events.member("s1", "ann")
+    told = {"type": kind, "channel": '"', "members": [{"user": "ann"}], "count": 0}
+    assert json.loads(events.members_changed(kind, '"', [ann], 0, 0)) == told
+    assert json.loads(events.members_changed(kind, '"', [ann], 5, 0)) == told | {"more": 5}
