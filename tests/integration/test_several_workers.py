@@ -289,10 +289,10 @@ PRESENT = {"room": {"presence": True}}
 
 
 async def joins_and_leaves(client: Client, clock: FakeClock) -> list[dict[str, object]]:
-    """What the client has been told once a batch is due."""
+    """What the client has been told once a batch is due; the answer of the engine comes behind it."""
     clock.advance(0.6)
     events: list[dict[str, object]] = []
-    await client.command(type="ping", id="end")
+    await client.command(type="presence", channel="room", id="end")
     while (event := await client.event()).get("id") != "end":
         events.append(event)
     return events
