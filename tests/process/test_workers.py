@@ -31,6 +31,8 @@ PATIENT = "stuck_seconds = 3600.0"
 def test_every_worker_accepts_by_the_time_the_page_is_named(tmp_path: Path) -> None:
     with serving("--workers", "3", *configuration(tmp_path)) as broker:
         assert sorted(workers(broker)) == [0, 1, 2]
+        for pid in children(broker):
+            assert os.getpgid(pid) == pid, "a terminal's Ctrl-C would reach it"
         for pid in workers(broker).values():
             client = client_of(broker, pid)
             client.sendall(frame(TEXT, b"hello"))
@@ -166,6 +168,16 @@ def test_a_second_signal_ends_it_without_waiting_for_the_silent(tmp_path: Path) 
         silent.close()
 
 
+def test_a_second_signal_ends_even_what_does_not_hear_it(tmp_path: Path) -> None:
+    with serving("--workers", "2", *configuration(tmp_path, PATIENT)) as broker:
+        os.kill(workers(broker)[0], signal.SIGSTOP)
+        broker.signal(signal.SIGTERM)
+        broker.said("ended with status 0")  # the other one
+        broker.signal(signal.SIGTERM)
+        assert broker.status() == 0
+        broker.said("worker 0 .* was ended by SIGKILL")
+
+
 def test_a_worker_that_hangs_while_all_are_told_to_end_does_not_hold_up_the_end(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path, "stuck_seconds = 0.5")) as broker:
         os.kill(workers(broker)[0], signal.SIGSTOP)
@@ -236,10 +248,12 @@ def test_a_reload_under_connects_refuses_and_resets_nobody(tmp_path: Path) -> No
 
 def test_reloads_follow_each_other(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path)) as broker:
+        held = len(os.listdir(f"/proc/{broker.process.pid}/fd"))
         for times in (1, 2, 3):
             broker.signal(signal.SIGHUP)
             broker.said("reloaded; ", times)
             broker.said("ended with status 0", 2 * times)
+        assert len(os.listdir(f"/proc/{broker.process.pid}/fd")) == held
         slowest_connect(broker, 10)
         assert broker.stop() == 0
 
