@@ -5,13 +5,16 @@ which payloads it takes, what a full queue does. It asks nothing about permissio
 no socket.
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, Publication, Receipt, Sink
+from broker.engine.base import Engine, HistoryRule, Joined, Publication, Receipt, Sink
+from broker.engine.interest import Interest, Interests
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
@@ -32,6 +35,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     name: bytes
     policy: int
     payload: int
+    history: HistoryRule | None = None
 
 
 class PayloadError(Exception):
@@ -52,15 +56,30 @@ class Node:
         engine: Callable[[Sink], Engine],
         channels: dict[str, ChannelPolicy],
         max_json_depth: int,
+        *,
+        interest_linger_seconds: float = 15.0,
+        join_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
         self._engine = engine(self)
+        self.interests = Interests(
+            self._engine,
+            self._subscribers,
+            self._joined,
+            linger_seconds=interest_linger_seconds,
+            join_seconds=join_seconds,
+            clock=clock,
+        )
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
         self._max_json_depth = max_json_depth
+        self._rejoining: asyncio.Task[None] | None = None
         # Called with raw connections that were not given everything of a channel. Set by the worker.
         self.on_hole: Callable[[list[int]], None] = lambda conns: None
+        # Called with raw connections whose last publishes have an unknown fate. Set by the worker.
+        self.on_unknown: Callable[[list[int]], None] = lambda conns: None
 
     @property
     def direct(self) -> bool:
@@ -93,6 +112,21 @@ class Node:
                 raise PayloadError("bad_payload", _PROBLEM_TEXTS[problem[0]])
         return self._engine.publish(Publication(channel.name, kind, payload, extra, conn, echo))
 
+    def join(self, channel: Channel) -> Interest | None:
+        """Before somebody subscribes. None: all that is published in the channel comes here; otherwise await it.
+
+        Raises EngineError, as awaiting does.
+        """
+        return self.interests.join(channel.name, channel.history)
+
+    def _subscribers(self, name: bytes) -> int:
+        return self._reactor.subscribers(name)
+
+    def _joined(self, name: bytes, rule: HistoryRule | None, joined: Joined, again: bool) -> None:
+        """Joined again, on a new link: whatever was published between the two is lost for a live channel."""
+        if again:
+            self.missed(name, None)
+
     def subscribe(self, conn: int, channel: Channel, *, receives: bool, sends: bool) -> bool:
         """Joins; False = the connection is gone, or is subscribed already."""
         return self._reactor.subscribe(conn, channel.name, channel.policy, channel.payload, receives, sends)
@@ -100,6 +134,21 @@ class Node:
     def unsubscribe(self, conn: int, name: str) -> bool:
         """Leaves; False = was not subscribed."""
         return self._reactor.unsubscribe(conn, name.encode())
+
+    def start(self) -> None:
+        """Once, inside the running loop, before the first connection."""
+        self._engine.start(self._reactor)
+
+    async def usable(self) -> None:
+        """Returns once publishes can be sequenced."""
+        await self._engine.usable()
+
+    async def stop(self) -> None:
+        """After the last one."""
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.gather(self._rejoining, return_exceptions=True)
+        await self._engine.stop()
 
     def deliver(self, publication: Publication) -> int:
         """What the engine calls, in its order. Returns the deliveries caused on this worker; only queues them."""
@@ -119,3 +168,12 @@ class Node:
         raw = self._reactor.missed(channel, count)
         if raw:
             self.on_hole(raw)
+
+    def outcome_unknown(self, conns: list[int]) -> None:
+        """What an engine calls whose link broke: these raw connections had publishes under way."""
+        self.on_unknown(conns)
+
+    def linked(self, again: bool) -> None:
+        """What an engine calls that has a link; after a new one nothing of before can be relied upon."""
+        if again:
+            self._rejoining = asyncio.get_running_loop().create_task(self.interests.rejoin())

@@ -1,7 +1,7 @@
 """One worker, put together: configuration to objects, run, drain. No logic of its own.
 
-Called by the command line with listening sockets. Returns the exit status when it was told to end (SIGTERM, SIGINT)
-and every connection has been closed, or the time for that is over.
+Called by the command line, or by what a supervisor starts, with listening sockets. Returns when it was told to end
+(SIGTERM, SIGINT) and every connection has been closed, or the time for that is over.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 import uvloop
@@ -17,8 +18,10 @@ import uvloop
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
+from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.gateway.commands import Commands
+from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
@@ -42,10 +45,12 @@ BEAT_SECONDS = 0.05
 BEAT_BATCHES = 4
 # Handshakes that were accepted when a successor took over are finished, if they are quick; idle ones get 503.
 SUCCESSION_SECONDS = 1.0
+# What clients have to take a Close that was hastened, and to answer it.
+HASTENED_SECONDS = 1.0
 
 
 class Worker:
-    """Built inside a running loop; `start` accepts, `drain` ends. `engine` is given the node, its sink.
+    """Built inside a running loop; `start` (or `begin`, `accept`) and `drain`. `engine` is given the node, its sink.
 
     One of several is given `counters`, a row of the shared page, the listeners of its `siblings`, and `beat`: called
     every 50 ms, it returns the listeners of siblings to take connections from, and sets `succeeded` if somebody else
@@ -93,8 +98,18 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
-        self.node = Node(self.reactor, engine, config.channels, limits.max_json_depth)
+        self.node = Node(
+            self.reactor,
+            engine,
+            config.channels,
+            limits.max_json_depth,
+            interest_linger_seconds=limits.interest_linger_seconds,
+            join_seconds=limits.handshake_seconds,
+        )
+        self._ticking: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
+        self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
+        self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(
@@ -114,11 +129,24 @@ class Worker:
         )
 
     def start(self) -> None:
+        self.begin()
+        self.accept()
+
+    def begin(self) -> None:
+        """Everything but accepting: a worker whose engine cannot be reached yet would turn its clients away."""
+        self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
+        self._tick()
+
+    def accept(self) -> None:
         for listener in self._listeners:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
         if self._beat is not None:
             self._on_beat(self._beat)
+
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
+        self.node.interests.sweep()
 
     def _on_beat(self, beat: "Callable[[Worker], Iterable[int]]") -> None:
         self._next_beat = self._loop.call_later(BEAT_SECONDS, self._on_beat, beat)
@@ -151,30 +179,60 @@ class Worker:
     def _only_sessions(self) -> bool:
         return self.reactor.connections <= memoryview(self.counters).cast("B").cast("Q")[_SESSIONS]
 
-    async def drain(self, hasten: asyncio.Event) -> None:
-        """Stops accepting, delivers what was published, closes every session with 1001, waits until all is written or
-        the close deadlines have passed.
+    async def drain(self, hasten: asyncio.Event, *, delay: bool = True) -> None:
+        """Ends this worker. Accepts for drain.delay_seconds more (not without `delay`: somebody else has waited), then
+        tells everybody to go, over drain.window_seconds or all at once, and waits until all is written and answered or
+        the close deadlines have passed. `hasten` cuts short whatever is waited for.
         """
+        settings = self._config.drain
+        if delay and settings.delay_seconds:
+            await _waited(hasten, settings.delay_seconds)
         self._let_go()
         until = self._loop.time() + SUCCESSION_SECONDS
         while self.succeeded and not self._only_sessions and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-        until = self._loop.time() + DRAIN_FLUSH_SECONDS
-        # A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
-        # blocked are through in a few turns; the bound is for publishers that go on.
-        while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        self.gateway.close_all("going_away")
+        if settings.window_seconds and not hasten.is_set():
+            await Drain(
+                self.reactor,
+                settings,
+                hasten,
+                clock=self._loop.time,
+                sleep=lambda seconds: _waited(hasten, seconds),
+            ).run()
+        else:
+            await self._flushed(hasten)
         limits = self._config.limits
-        until = self._loop.time() + limits.close_seconds + limits.linger_seconds + 1
+        seconds = limits.close_seconds + limits.linger_seconds + 1
+        if hasten.is_set():
+            seconds, hasten = HASTENED_SECONDS, asyncio.Event()  # their Close has yet to be written
+        self.gateway.close_all("going_away")
+        until = self._loop.time() + seconds
         # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
+        await self.node.stop()
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
+
+    async def _flushed(self, hasten: asyncio.Event) -> None:
+        """A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not
+        blocked are through in a few turns; the bound is for publishers that go on.
+        """
+        until = self._loop.time() + DRAIN_FLUSH_SECONDS
+        while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def _waited(event: asyncio.Event, seconds: float) -> None:
+    """Until `event`, but no longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def max_connections(configured: int, reserved: int = RESERVED_FDS) -> int:
@@ -194,13 +252,18 @@ async def serve(
     listeners: Sequence[socket.socket],
     ready: Callable[[], None],
     *,
-    stopping: Callable[[], None] = lambda: None,
+    on_stopping: Callable[[], None] = lambda: None,
+    delay: bool = True,
     engine: Callable[[Sink], Engine] = MemoryEngine,
     counters: bytearray | memoryview | None = None,
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for."""
+    """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
+
+    `on_stopping` is called before anything else happens: nobody shall be sent here any more. A supervisor that has let
+    drain.delay_seconds pass before it sent the signal says so with `delay` false.
+    """
     loop = asyncio.get_running_loop()
     stop, hasten = asyncio.Event(), asyncio.Event()
 
@@ -210,14 +273,20 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
     worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
-    worker.start()
+    worker.begin()
+    usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
+    usable.cancel()
+    if not stop.is_set():
+        worker.accept()
     # What exists now lives as long as the process: the collector need not walk it again.
     gc.collect()
     gc.freeze()
-    ready()
-    await stop.wait()
-    stopping()
-    await worker.drain(hasten)
+    if not stop.is_set():
+        ready()
+    await stopped
+    on_stopping()
+    await worker.drain(hasten, delay=delay)
 
 
 def run(
@@ -225,7 +294,7 @@ def run(
     listeners: Sequence[socket.socket],
     ready: Callable[[], None],
     *,
-    stopping: Callable[[], None] = lambda: None,
+    on_stopping: Callable[[], None] = lambda: None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, stopping=stopping, beat=beat))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat))

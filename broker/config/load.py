@@ -13,10 +13,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from broker.config.errors import ConfigError
-from broker.config.schema import ChannelPolicy, Config, Limits, Server, Supervisor, Workers
+from broker.config.schema import ChannelPolicy, Config, Drain, Limits, Server, Supervisor, Workers
 from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin, parse_pattern
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+# What is different with server.dev unless it is set: who develops does not wait for a server to end.
+_DEV_DRAIN = {"delay_seconds": 0.0, "window_seconds": 0.0}
 
 # As much as a hand-written file ever needs; a mistaken path to a log must not fill the memory.
 _MAX_FILE_BYTES = 1 << 20
@@ -68,10 +71,15 @@ def _config(tree: dict[str, Any], problems: list[str]) -> Config:
         path = f'channels."{pattern}"'
         _check(parse_pattern, pattern, path, problems)
         channels[pattern] = _struct(ChannelPolicy, table, path, problems)
+    server = _struct(Server, tree.get("server", {}), "server", problems)
+    drain = tree.get("drain", {})
+    if server.dev and isinstance(drain, dict):
+        drain = {**_DEV_DRAIN, **drain}
     return Config(
-        server=_struct(Server, tree.get("server", {}), "server", problems),
+        server=server,
         supervisor=_struct(Supervisor, tree.get("supervisor", {}), "supervisor", problems),
         limits=_struct(Limits, tree.get("limits", {}), "limits", problems),
+        drain=_struct(Drain, drain, "drain", problems),
         channels=channels,
     )
 
@@ -132,6 +140,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         ("max_message_bytes", "send_queue_bytes", "a message that fits no queue could never be delivered"),
         ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
         ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),
+        ("handshake_seconds", "interest_linger_seconds", "a channel may not be left while somebody connects to it"),
         ("pong_seconds", "ping_seconds", "the answer to a ping is due before the next one"),
     ):
         if getattr(limits, smaller) > getattr(limits, larger):

@@ -82,6 +82,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # nginx lingering_timeout: 5 s; a Close is small.
     linger_seconds: Seconds = 2.0
 
+    # -- channels
+    # A channel without subscribers is left at the engine after this long: a page that is reloaded is back sooner, and
+    # joining again costs a round trip. Not below handshake_seconds: who is still connecting is no subscriber yet.
+    interest_linger_seconds: Seconds = 15.0
+
     # -- acceptance
     # Also bounded by net.core.somaxconn, which is 4096 since Linux 5.4.
     listen_backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096
@@ -135,6 +140,23 @@ class Supervisor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     early_death_seconds: Seconds = 10.0
 
 
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a worker ends, from SIGTERM to its exit. With server.dev delay and window are 0 unless they are set."""
+
+    # Goes on accepting for so long, while whoever distributes clients learns that it ends. 0: nobody does, or it is
+    # waited for elsewhere (Kubernetes: a preStop of some seconds).
+    delay_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    # Over which the closes (1012) are spread. NATS lame duck: 2 min after 10 s, at least 30 s; Kubernetes grants 30 s
+    # by default for everything. 0: everybody at once, with 1001.
+    window_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0
+    # Per worker; more connections lengthen the window. Telling one costs this worker 8 us (measured): the bound is for
+    # those who take the clients in, with their TLS, tokens and joins, and who serve others meanwhile.
+    closes_per_second: Annotated[int, Meta(ge=1, le=2**20)] = 2000
+    # Each client is told to wait for a random part of it. RFC 6455 section 7.2.3 suggests up to 5 s for clients that
+    # all lost the server at one moment; these did not, and a page that waits misses messages.
+    reconnect_seconds: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+
+
 class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for the channels of one pattern; the defaults also hold for channels that no pattern matches."""
 
@@ -150,4 +172,5 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     supervisor: Supervisor = Supervisor()
     limits: Limits = Limits()
+    drain: Drain = Drain()
     channels: dict[str, ChannelPolicy] = {}

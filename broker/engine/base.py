@@ -19,9 +19,10 @@ waits, which is how pressure reaches the publisher. Only publishes need credit; 
 for it. Both ends of a link keep reading whatever happens to their writing.
 
 Interest. `join` says that this worker wants a channel; from its return on every publication of that channel reaches
-`deliver`, and `Joined.head` is the offset just before the first of them. Interest is counted by the node, not here:
-the engine hears of the first subscriber and, after the last one has been gone for a while, `leave`. Joining a channel
-twice is allowed and only answers again.
+`deliver`, and `Joined.head` is the offset just before the first of them. Interest is kept by the worker (interest.py),
+not here: the engine hears of the first subscriber and, after the last one has been gone for a while, `leave`. Joining a
+channel twice is allowed and only answers again. A direct engine is not asked to join live channels. When a link is
+lost, the engine fails the joins under way before it has the node join everything again on the next.
 
 History. A publication that carries a `HistoryRule` gets an offset, one higher than the channel's last, and is kept
 within the rule. Offsets are never reused: a channel that was evicted and comes back starts above the highest offset
@@ -39,6 +40,8 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 import msgspec
+
+from broker.native._linked import Linked
 
 # How long an engine remembers the `message_id`s of a channel. Centrifugo keeps them 5 minutes as well.
 MESSAGE_ID_SECONDS = 300.0
@@ -105,10 +108,28 @@ class Sink(Protocol):
     def missed(self, channel: bytes, count: int | None) -> None:
         """So many publications of a joined channel were not delivered here; None = nobody knows."""
 
+    def outcome_unknown(self, conns: list[int]) -> None:
+        """The link broke; these raw connections published something nobody knows the fate of."""
+
+    def linked(self, again: bool) -> None:
+        """Publishes can be sequenced; `again`: on a new link, so what was joined has to be joined anew."""
+
 
 class Engine(Protocol):
-    # True: the engine sequences in this process and in no time, so native code may deliver a raw message by itself.
+    # True: native code takes raw messages of live channels by itself: to the hub if the engine is in this process, else
+    # to the link that the engine has set up in `start`.
     direct: bool
+    # True: in this process, so nobody has to be told which live channels are wanted.
+    local: bool
+
+    def start(self, native: Linked) -> None:
+        """Once, inside the running loop, before the first connection."""
+
+    async def usable(self) -> None:
+        """Returns once publishes can be sequenced; then, not before, the worker accepts."""
+
+    async def stop(self) -> None:
+        """Once, after the last one."""
 
     def publish(self, publication: Publication) -> Receipt | Awaitable[Receipt]:
         """Sequences and delivers. Raises EngineError."""

@@ -5,15 +5,26 @@ nothing to wait for and nothing that can fail but memory.
 """
 
 from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt, Sink
+from broker.native._linked import Linked
 
 _NOTHING_KEPT = Joined()
 
 
 class MemoryEngine:
     direct = True
+    local = True
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def usable(self) -> None:
+        """At once."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def publish(self, publication: Publication) -> Receipt:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 import msgspec
 
 from broker.engine.base import EngineError, Receipt
+from broker.engine.interest import Interest
 from broker.gateway.opening import joined
 from broker.gateway.refusals import CAUSE_OF, close_payload
 from broker.gateway.session import Session
@@ -29,6 +30,9 @@ from broker.protocol.commands import (
 )
 from broker.protocol.offer import ChannelRequest, OfferError, OfferRules, check_name
 
+_ENGINE_WORDS = ("engine_unavailable", "outcome_unknown")
+_NOT_JOINED = "the channel cannot be joined now; try again later"
+
 
 class Commands:
     def __init__(self, reactor: Reactor, node: Node, rules: OfferRules) -> None:
@@ -48,6 +52,8 @@ class Commands:
                     receipt = await receipt
                 if id is not None:
                     self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
+            elif type(command) is Subscribe:
+                await self._subscribe_all(conn, command)
             else:
                 self._other(conn, command)
         except CommandError as error:
@@ -69,21 +75,51 @@ class Commands:
         return self._node.publish(channel, kind, payload, extra, conn, command.echo)
 
     def _other(self, conn: int, command: Command) -> None:
-        if type(command) is Subscribe:
-            states = [self._subscribe(conn, asked) for asked in requests(command, self._rules)]
-            self._reactor.send(conn, events.subscribed(states, command.id))
-        elif type(command) is Unsubscribe:
+        if type(command) is Unsubscribe:
             names = command.channel if isinstance(command.channel, list) else [command.channel]
             states = [self._unsubscribe(conn, name, index) for index, name in enumerate(names)]
             self._reactor.send(conn, events.unsubscribed(states, command.id))
         elif type(command) is Ping:
             self._reactor.send(conn, events.ack(command.id))
 
-    def _subscribe(self, conn: int, asked: ChannelRequest | OfferError) -> events.ChannelState:
+    async def _subscribe_all(self, conn: int, command: Subscribe) -> None:
+        """Joins all channels at once, waits for whatever has to be waited for, and only then subscribes."""
+        asked = requests(command, self._rules)
+        has = set(self._reactor.subscriptions(conn))
+        room = self._rules.max_channels - len(has)
+        refused: dict[int, str] = {}
+        joining: list[tuple[int, Interest]] = []
+        for one in asked:
+            if isinstance(one, OfferError):
+                continue
+            channel = self._node.channel(one.name)
+            if channel.name in has:
+                continue
+            room -= 1
+            if room < 0:  # not asked for at the engine either
+                refused[one.index] = "too_many_channels"
+            elif one.direction != "send":
+                try:
+                    interest = self._node.join(channel)
+                except EngineError as error:
+                    refused[one.index] = error.word
+                    continue
+                if interest is not None:
+                    joining.append((one.index, interest))
+        for index, interest in joining:
+            try:
+                await interest
+            except EngineError as error:
+                refused[index] = error.word
+        states = [self._subscribe(conn, one, refused.get(one.index)) for one in asked]
+        self._reactor.send(conn, events.subscribed(states, command.id))
+
+    def _subscribe(self, conn: int, asked: ChannelRequest | OfferError, refused: str | None) -> events.ChannelState:
         if isinstance(asked, OfferError):
             return events.ChannelState(None, asked.index, error=events.channel_error(asked.word, asked.text))
-        if len(self._reactor.subscriptions(conn)) >= self._rules.max_channels:
-            return events.ChannelState(asked.name, asked.index, error=events.channel_error("too_many_channels"))
+        if refused is not None:
+            text = _NOT_JOINED if refused in _ENGINE_WORDS else None
+            return events.ChannelState(asked.name, asked.index, error=events.channel_error(refused, text))
         channel = self._node.channel(asked.name)
         if not self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
             return events.ChannelState(asked.name, asked.index, error=events.channel_error("already_subscribed"))
@@ -111,8 +147,8 @@ class Commands:
                 await receipt
         except PayloadError as error:
             self.close(conn, "bad_payload", error.text)
-        except EngineError:
-            self.close(conn, "overloaded")
+        except EngineError as error:
+            self.close(conn, error.word)
 
     def close(self, conn: int, word: str, text: str | None = None) -> None:
         """Closes with the code of that word."""

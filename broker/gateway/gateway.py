@@ -77,10 +77,7 @@ class Gateway:
 
     def _answer(self, conn: int, request: Request) -> None:
         if request.status != 200:
-            answer = problem(request.status, request.problem)
-            if request.head.startswith(b"HEAD "):  # the length alone: clients take a body for garbage (RFC 9110 9.3.2)
-                answer = answer[: answer.index(b"\r\n\r\n") + 4]
-            self.reactor.respond(conn, answer, _BAD_REQUEST)
+            self._refuse(conn, problem(request.status, request.problem), request.head.startswith(b"HEAD "))
         elif request.path in self._pages:
             self.reactor.respond(conn, self._pages[request.path], _ANSWERED)
         elif request.path == WEBSOCKET_PATH:
@@ -88,8 +85,13 @@ class Gateway:
         else:
             self.reactor.respond(conn, problem(404, None), _ANSWERED)
 
-    def on_malformed(self, conn: int, status: int) -> None:
-        self.reactor.respond(conn, problem(status, None), _BAD_REQUEST)
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
+        self._refuse(conn, problem(status, None), head_only)
+
+    def _refuse(self, conn: int, answer: bytes, head_only: bool) -> None:
+        if head_only:  # the length alone: clients take a body for garbage (RFC 9110 9.3.2)
+            answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        self.reactor.respond(conn, answer, _BAD_REQUEST)
 
     # Messages.
 
@@ -120,10 +122,20 @@ class Gateway:
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
         self.commands.close(conn, "bad_payload", f"{word} at byte {offset}")
 
+    def on_unpublished(self, conn: int, session: object) -> None:
+        self.commands.close(conn, "engine_unavailable")
+
     # Ends.
 
+    def end(self, conns: list[int], word: str) -> None:
+        """Closes these sessions with the code of `word`; those that are gone are gone."""
+        for conn in conns:
+            self.commands.close(conn, word)
+
     def on_too_slow(self, conn: int, session: object) -> bytes:
-        times = self._slow.count(self.reactor.address(conn) or "")
+        # By user where one is known: hundreds of them may share an address. No address has a space in it.
+        user = session.user if isinstance(session, Session) else None
+        times = self._slow.count(f"user {user}" if user is not None else self.reactor.address(conn) or "")
         return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:

@@ -9,6 +9,8 @@ from typing import Protocol
 import msgspec
 
 from broker.auth.origin import OriginRule
+from broker.engine.base import EngineError
+from broker.engine.interest import Interest
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
 from broker.native._reactor import Reactor
@@ -90,12 +92,21 @@ class Opening:
             return
         try:
             grant = await self._authority.admit(request, offer)
+            # Before the 101: from the first moment of the session on nothing may pass it by.
+            joining = self._join_all(offer, grant)
+            if joining is not None:
+                for interest in joining:
+                    await interest
             if offer.format == "json":
                 self._open_json(conn, request, offer, grant)
             else:
                 self._open_raw(conn, request, offer, grant)
         except Denied as denied:
             self._refuse(conn, request, BY_WORD[denied.word], denied.text, offer.answer)
+        except EngineError as error:
+            # As any overload in HTTP: a page that was let in first would come back at once, with everybody else.
+            text = "the channels cannot be joined now; try again later"
+            self._reactor.respond(conn, problem(503, text, error.word), CAUSE_OF["overloaded"])
 
     def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:
         cause = CAUSE_OF[row.word]
@@ -107,6 +118,16 @@ class Opening:
             )
         else:
             self._reactor.respond(conn, problem(_STATUS.get(row.word, 403), text or row.text, row.word), cause)
+
+    def _join_all(self, offer: Offer, grant: Grant) -> list[Interest] | None:
+        """What is still to be awaited; None, and nothing made, if everything comes here already."""
+        joining: list[Interest] | None = None
+        for asked in offer.channels:
+            if asked.direction != "send" and asked.name not in grant.refused:
+                interest = self._node.join(self._node.channel(asked.name))
+                if interest is not None:
+                    joining = [interest] if joining is None else [*joining, interest]
+        return joining
 
     def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
         """All or nothing: a raw page cannot be told about single channels."""

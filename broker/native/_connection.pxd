@@ -23,6 +23,7 @@ cdef enum:
 cdef enum:
     PAUSED_COMMAND = 1  # a command of this connection is awaiting
     PAUSED_DECISION = 2 # the gateway has not decided yet
+    PAUSED_CREDIT = 4   # the engine has not taken enough of what was published before
 
 # Why a connection ended; the first cause counts. CAUSES in the .pyx names them. From CAUSE_PROTOCOL on: + FrameFailure. From FIRST_POLICY_CAUSE on: the gateway's own.
 cdef enum:
@@ -60,6 +61,7 @@ cdef struct Connection:
     Connection *next_pending
     Connection *next_doomed
     Connection *next_grave
+    uint64_t published              # number of its last publish on the link; 0 = none
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,
     uint32_t message_tick           # of the message begun,
@@ -79,6 +81,7 @@ cdef struct Connection:
     uint8_t peer_closed             # its Close has come
     uint8_t end_written             # our last byte is with the kernel
     uint8_t identified              # identity is made
+    uint8_t page                    # its request had an Origin: a browser, which never half-closes
     uint8_t reset                   # close with RST: a deadline passed
 
 cdef struct Place:

@@ -41,6 +41,7 @@ cdef struct Message:
     const uint8_t *extra        # BORROWED: more members of the JSON envelope, each with its leading comma
     size_t extra_size
     uint8_t kind
+    uint64_t time_ms            # Unix time at which it was sequenced; 0 = now
 
 # How the hub reaches sockets without knowing them; set by the reactor.
 cdef struct Transport:

@@ -93,7 +93,7 @@ cdef Frame *_sealed(Outboxes *all, const Message *message) noexcept nogil:
         out = base64_write(out, message.payload, message.size)
         out = _put(out, b'"', 1)
     out = _put(out, b',"time":', 8)
-    out = _put_number(out, _now_ms())
+    out = _put_number(out, message.time_ms or _now_ms())
     out = _put(out, <const char *>message.extra, message.extra_size)
     out = _put(out, b'}', 1)
     return _framed(all, frame, out)
@@ -331,6 +331,7 @@ cdef class Hub:
         message.extra = <const uint8_t *>PyBytes_AS_STRING(extra)
         message.extra_size = <size_t>PyBytes_GET_SIZE(extra)
         message.kind = kind
+        message.time_ms = 0
         offers = self.deliver(&message, except_box)
         return offers
 

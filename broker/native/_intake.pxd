@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from broker.native._connection cimport Connection
 from broker.native._frames cimport FrameLimits, Parsed
+from broker.native._hub cimport Message
 from broker.native._lifecycle cimport Lifecycle
 from broker.native._request cimport RequestLimits
 
@@ -24,6 +25,7 @@ cdef class Intake(Lifecycle):
     cdef int json_depth
     cdef bint _direct               # a raw message goes from here to the hub: the engine is in this process
     cdef bint text_ping
+    cdef bint publish_blocked       # connections that publish by themselves are not read: the engine has to catch up
     cdef FrameLimits frame_limits
     cdef RequestLimits request_limits
     cdef uint8_t *input             # OWNED, read_bytes: the one read buffer
@@ -47,6 +49,7 @@ cdef class Intake(Lifecycle):
     cdef void resume_accept(self)
     cdef void watch_listeners(self)
     cdef void readable(self, Connection *connection)
+    cdef bint _left_while_waiting(self, Connection *connection) noexcept nogil
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size)
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)
     cdef size_t take(self, Connection *connection, uint8_t *data, size_t size)
@@ -55,6 +58,7 @@ cdef class Intake(Lifecycle):
     cdef bint turn_is_over(self) noexcept nogil
     cdef void take_stash(self, Connection *connection)
     cdef void on_message(self, Connection *connection, Parsed *parsed)
+    cdef void forward(self, Connection *connection, Message *message)
     cdef void publish_raw(self, Connection *connection, Parsed *parsed)
     cdef void on_peer_close(self, Connection *connection, Parsed *parsed)
     cdef void _release_stash(self, Connection *connection)

@@ -15,7 +15,7 @@ from posix.unistd cimport read
 
 from broker.native._connection cimport (
     CAUSE_FULL, CAUSE_MEMORY, CAUSE_PEER_CLOSED, CAUSE_PEER_GONE, CAUSE_PROTOCOL, CLOSING, Connection, DEAD, DECIDING,
-    ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
+    ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_CREDIT, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
 )
 from broker.native._counters cimport (
     G_CONNECTIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_CLOSED, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED,
@@ -34,7 +34,7 @@ from broker.native._lifecycle cimport Lifecycle
 from broker.native._poller cimport POLL_IN, POLL_NOTHING, WATCH_ADD, WATCH_CHANGE, poller_watch
 from broker.native._queue cimport Frame, LANE_CONTROL, frame_message, frame_new, outbox_set_pong
 from broker.native._request cimport Request, request_end, request_parse
-from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, read_some
+from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, peek, read_some
 
 
 cdef extern from "<sys/random.h>" nogil:
@@ -149,7 +149,10 @@ cdef class Intake(Lifecycle):
     cdef void readable(self, Connection *connection):
         cdef ssize_t got
         if connection.paused or connection.pending:
-            self.watch(connection, connection.watched & ~POLL_IN)
+            if self._left_while_waiting(connection):
+                self.kill(connection, CAUSE_PEER_GONE)
+            else:
+                self.watch(connection, connection.watched & ~POLL_IN)
             return
         got = read_some(connection.fd, self.input, self.read_bytes)
         if got == SOCKET_AGAIN:
@@ -165,6 +168,15 @@ cdef class Intake(Lifecycle):
         if connection.pong_tick:
             connection.pong_tick = 0        # any byte is life
         self.receive(connection, self.input, <size_t>got)
+
+    cdef bint _left_while_waiting(self, Connection *connection) noexcept nogil:
+        """Whether the peer has ended its side while its decision or command waits, and nothing it sent before is still to be done.
+
+        Before a session only a page is taken for gone: others half-close and still read an answer in HTTP (nc -N).
+        """
+        if connection.stash != NULL or not connection.paused or (connection.state != OPEN and not connection.page):
+            return False
+        return peek(connection.fd) == 0
 
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size):
         cdef size_t taken
@@ -262,9 +274,10 @@ cdef class Intake(Lifecycle):
         connection.paused = PAUSED_DECISION
         self.all.counters[N_REQUESTS] += 1
         if end < 0:
+            head_only = size >= 5 and memcmp(data, b"HEAD ", 5) == 0
             self._release_stash(connection)
             try:
-                self.handler.on_malformed(connection_id(connection), -end)
+                self.handler.on_malformed(connection_id(connection), -end, head_only)
             except BaseException as error:
                 self.failed_callback(connection, error)
             return
@@ -273,6 +286,7 @@ cdef class Intake(Lifecycle):
         except BaseException as error:
             self.failed_callback(connection, error)
             return
+        connection.page = request.origin is not None
         # What follows the head in the same read are frames (RFC 6455 4.2.2: the client may send after the 101; some do before).
         if connection.stash != NULL:
             connection.stash_at = <uint32_t>end
@@ -305,6 +319,9 @@ cdef class Intake(Lifecycle):
         cdef int event
         while at < size:
             if messages >= self.pass_messages or self.offers >= most_offers or connection.paused or connection.state >= ENDING or connection.doomed:
+                break
+            if self.publish_blocked and connection.target != NULL:
+                connection.paused |= PAUSED_CREDIT
                 break
             held = frames_held(&connection.parser)
             event = frames_next(&connection.parser, &self.frame_limits, data + at, size - at, &used, &parsed)
@@ -417,9 +434,14 @@ cdef class Intake(Lifecycle):
             memcpy(extra + 36, b'"}', 2)
             message.extra = extra
             message.extra_size = 38
+        self.forward(connection, &message)
+
+    cdef void forward(self, Connection *connection, Message *message):
+        """With the engine in this process a message is sequenced by being next."""
+        message.time_ms = 0
         self.all.counters[N_PUBLISHED] += 1
         self.all.counters[N_SEQUENCED] += 1
-        self.offers += <uint64_t>self.hub.deliver(&message, NULL)
+        self.offers += <uint64_t>self.hub.deliver(message, NULL)
 
     cdef void _bad_payload(self, Connection *connection, word, size_t where):
         try:

@@ -16,8 +16,8 @@ class Handler(Protocol):
     def on_request(self, conn: int, request: Request) -> None:
         """A request head has come (status 101, 200 or a refusal). Answer now or later: open, hold or respond."""
 
-    def on_malformed(self, conn: int, status: int) -> None:
-        """The bytes are no request head; answer with respond."""
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
+        """The bytes are no request head; answer with respond. `head_only`: the method is HEAD, which gets no body."""
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:
         """A message that the reactor does not publish by itself. True = the command goes on later: input waits for
@@ -26,6 +26,9 @@ class Handler(Protocol):
 
     def on_bad_payload(self, conn: int, session: object, word: str, offset: int) -> None:
         """A raw message does not fit its channel's payload kind."""
+
+    def on_unpublished(self, conn: int, session: object) -> None:
+        """A raw message that nobody gets: there is no link to the engine."""
 
     def on_too_slow(self, conn: int, session: object) -> bytes:
         """A queue is full and its policy is disconnect. Returns the Close payload."""

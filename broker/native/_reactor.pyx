@@ -16,6 +16,7 @@ from broker.native._connection cimport CAUSE_PEER_GONE, Connection, DEAD, connec
 from broker.native._counters cimport G_MEMORY_BYTES
 from broker.native._hub cimport Hub, Transport
 from broker.native._intake cimport MOST_LISTENERS, TAG_LISTENER
+from broker.native._linked cimport TAG_LINK
 from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
 from broker.native._socket cimport prepare_listener
 from broker.native._verbs cimport Verbs
@@ -97,6 +98,8 @@ cdef class Reactor(Verbs):
         self.turn_started = self.now_ns()
         self.turn_over = False
         self.tick = <uint32_t>((self.turn_started - self.started_ns) // 50000000) + 1
+        if self.link_left:
+            self.take_link()
         self.run_pending()
         self.turn_started = self.now_ns()       # the sockets get as long as what waited had, or they would starve behind it
         self.turn_over = False
@@ -111,6 +114,8 @@ cdef class Reactor(Verbs):
                     if tag == TAG_TICK:
                         read(self.tick_fd, &ticks, sizeof(ticks))
                         self.ticked = True
+                    elif tag == TAG_LINK:
+                        self.link_ready(events[i].events & (POLL_IN | POLL_GONE) != 0)
                     else:
                         self.accept_some(self.listeners[tag - TAG_LISTENER])
                         accepted = True
@@ -133,6 +138,7 @@ cdef class Reactor(Verbs):
                 break       # nothing that would be followed at once by more of its own
             if self.now_ns() - self.turn_started > POLLS_NS:
                 break
+        self.flush_link()       # first, so that the engine works while we write to clients
         self.flush_slice()
         if self.ticked:
             self.ticked_turns += 1
@@ -193,6 +199,7 @@ cdef class Reactor(Verbs):
         """Takes what the accept queues hold by now, unless somebody else goes on with them, then lets go of the listeners."""
         cdef int i
         cdef bint in_turn = self.in_turn
+        self.accept_paused = False      # who connected while file descriptors were short is tried once more: nobody does it later
         self.in_turn = True     # a callback may not make a turn either: it would free what accept_some is reading for
         for i in range(self.listener_count):
             while take and not in_turn and self.accept_some(self.listeners[i]):
@@ -237,6 +244,7 @@ cdef class Reactor(Verbs):
         self.bury()
         if self.hub.transport.owner == <void *>self:
             memset(&self.hub.transport, 0, sizeof(Transport))   # a hub that outlives us only queues
+        self._release_link()
         self._release()
         close(self.tick_fd)
         self.tick_fd = -1

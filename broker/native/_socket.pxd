@@ -13,6 +13,7 @@ cdef enum:
     ACCEPT_LATER = -3       # no file descriptor or memory for another connection (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 
 cdef ssize_t read_some(int fd, uint8_t *buffer, size_t size) noexcept nogil             # bytes, 0 = end of stream, SOCKET_AGAIN, SOCKET_GONE
+cdef ssize_t peek(int fd) noexcept nogil       # what read_some would find, left where it is: 1 = something, 0, SOCKET_AGAIN, SOCKET_GONE
 cdef ssize_t write_some(int fd, iovec *pieces, int count) noexcept nogil                # bytes, SOCKET_AGAIN, SOCKET_GONE
 cdef int accept_one(int listener) noexcept nogil        # a non-blocking, close-on-exec fd, SOCKET_AGAIN, ACCEPT_LATER, SOCKET_GONE (this one vanished; try the next)
 cdef int prepare_listener(int fd, int notsent_lowat_bytes) noexcept nogil               # 0 or -errno; accepted sockets inherit what is set here

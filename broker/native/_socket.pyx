@@ -32,6 +32,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_LINGER
         SHUT_WR
+        MSG_PEEK
 
 cdef extern from "<netinet/in.h>" nogil:
     cdef struct sockaddr:
@@ -57,6 +58,19 @@ cdef ssize_t read_some(int fd, uint8_t *buffer, size_t size) noexcept nogil:
     cdef ssize_t got
     while True:
         got = recv(fd, buffer, size, 0)
+        if got >= 0:
+            return got
+        if errno == EAGAIN:
+            return SOCKET_AGAIN
+        if errno != EINTR:
+            return SOCKET_GONE
+
+
+cdef ssize_t peek(int fd) noexcept nogil:
+    cdef uint8_t byte
+    cdef ssize_t got
+    while True:
+        got = recv(fd, &byte, 1, MSG_PEEK)
         if got >= 0:
             return got
         if errno == EAGAIN:

@@ -2,8 +2,8 @@
 from libc.stdint cimport uint64_t
 
 from broker.native._connection cimport Connection
-from broker.native._intake cimport Intake
+from broker.native._linked cimport Linked
 
-cdef class Verbs(Intake):
+cdef class Verbs(Linked):
     cdef Connection *find(self, uint64_t id)        # NULL = gone
     cdef bint answer(self, Connection *connection, bytes accept, bytes protocol) except -1

@@ -1,6 +1,6 @@
 """Verbs on one connection, and on the subscriptions of a channel: what the rest of the broker calls by id.
 
-Fourth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
+Fifth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
 the id may have outlived it.
 """
 
@@ -12,21 +12,22 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from broker.native._connection cimport (
-    CAUSE_ANSWERED, Connection, DEAD, DECIDING, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
+    CAUSE_ANSWERED, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
 )
 from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
 from broker.native._hub cimport Channel
-from broker.native._intake cimport Intake, put_identity
+from broker.native._intake cimport put_identity
+from broker.native._linked cimport Linked
 from broker.native._queue cimport (
-    FORMAT_RAW, Frame, LANE_CONTROL, LANE_SMALL, Outbox, Subscription, frame_message, frame_new, frame_release, missed_unknown,
+    FORMAT_JSON, FORMAT_RAW, Frame, LANE_CONTROL, LANE_SMALL, Outbox, Subscription, frame_message, frame_new, frame_release, missed_unknown,
     outbox_gap, outbox_push, subscription_detach, subscription_new,
 )
-from broker.native._socket cimport peer_address
+from broker.native._socket cimport SOCKET_AGAIN, peek, peer_address
 
 STATES = ("head", "deciding", "open", "held", "closing", "ending", "dead")
 
 
-cdef class Verbs(Intake):
+cdef class Verbs(Linked):
     # All return False, None or -1 for a connection that is gone.
 
     cdef Connection *find(self, uint64_t id):
@@ -125,6 +126,56 @@ cdef class Verbs(Intake):
         self.schedule()
         return True
 
+    def close_after(self, uint64_t conn, bytes event not None, bytes payload not None, uint8_t cause):
+        """Like close, for a session that is not to lose what is queued: as far as it takes it that goes first, then, in one
+        write with the Close, `event` if its format is JSON.
+        """
+        cdef Connection *connection = self.find(conn)
+        cdef Frame *last
+        _check_cause(cause)
+        if connection == NULL or connection.state != OPEN:
+            return False
+        data = _short_frame(8, payload)
+        if connection.box.format == FORMAT_JSON:
+            data = _short_frame(1, event) + data        # a Close takes the place of whatever is queued: they go as one
+        while connection.box.count and not connection.box.blocked and not connection.box.closed:
+            self.flush_connection(connection)
+        last = frame_new(self.all, <size_t>PyBytes_GET_SIZE(data))
+        if last != NULL:
+            memcpy(last.data, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+        self.end_with(connection, last, cause, True)
+        self.schedule()
+        return True
+
+    def turn_away(self, uint64_t conn, bytes response not None, uint8_t cause):
+        """Ends an unfinished handshake with `response`; without, if its client has sent nothing (a browser opens connections in
+        advance, and would take the answer for one to its next request).
+        """
+        cdef Connection *connection = self.find(conn)
+        _check_cause(cause)
+        if connection == NULL or connection.state != HEAD or connection.stash != NULL or peek(connection.fd) != SOCKET_AGAIN:
+            return self.respond(conn, response, cause)
+        self.kill(connection, cause)
+        self.schedule()
+        return True
+
+    def ids(self, uint32_t first, uint32_t most):
+        """Ids of the connections that are not ending already, in `most` places of the table from `first` on: a page of them, because
+        a hundred thousand at once would hold the turn.
+        """
+        cdef uint32_t i
+        cdef Connection *connection
+        found = []
+        for i in range(min(first, self.table.capacity), min(<uint64_t>first + most, self.table.capacity)):
+            connection = self.table.places[i].connection
+            if connection != NULL and connection.state < CLOSING:
+                found.append(connection_id(connection))
+        return found
+
+    @property
+    def places(self):
+        return self.table.capacity
+
     def close_all(self, bytes payload not None, uint8_t cause, bytes response not None):
         """Closes every session with `payload`, answers every unfinished handshake with `response`; returns how many there were."""
         cdef uint32_t i
@@ -134,7 +185,7 @@ cdef class Verbs(Intake):
             connection = self.table.places[i].connection
             if connection == NULL:
                 continue
-            if self.close(connection_id(connection), payload, cause) or self.respond(connection_id(connection), response, cause):
+            if self.close(connection_id(connection), payload, cause) or self.turn_away(connection_id(connection), response, cause):
                 closed += 1
         return closed
 
@@ -207,6 +258,10 @@ cdef class Verbs(Intake):
             subscription = subscription.next
         return names
 
+    def subscribers(self, bytes name not None):
+        """Receiving subscriptions of a channel on this worker."""
+        return self.hub.subscribers(name)
+
     def publish(self, uint64_t conn, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None, bint echo):
         """Delivers what a connection published; without `echo` to everyone else. Returns the deliveries caused here."""
         cdef Connection *connection = self.find(conn)
@@ -267,6 +322,12 @@ cdef Subscription *_subscription(Connection *connection, Channel *channel) noexc
     while subscription != NULL and subscription.channel != <void *>channel:
         subscription = subscription.next
     return subscription
+
+
+cdef bytes _short_frame(int opcode, bytes payload):
+    if len(payload) > 125:
+        raise ValueError(f"{len(payload)} bytes: a Close, and what goes with it, has at most 125")
+    return bytes((0x80 | opcode, len(payload))) + payload
 
 
 cdef int _check_cause(uint8_t cause) except -1:

@@ -55,6 +55,8 @@ CLOSE_CODES: tuple[CloseCode, ...] = (
     CloseCode(1012, "service_restart", "the server restarts", "later"),
     CloseCode(1013, "overloaded", "the server is overloaded", "later"),
     # 41xx: the same request may succeed after a pause.
+    CloseCode(4103, "engine_unavailable", "nothing can be published at the moment", "later"),
+    CloseCode(4104, "outcome_unknown", "nobody knows whether the last messages were published", "later"),
     CloseCode(4107, "memory_pressure", "the server ran short of memory and this reader was furthest behind", "later"),
     CloseCode(4108, "too_slow_again", "too slow for its channels three times within a minute", "later"),
     CloseCode(4118, "message_timeout", "a message was begun and not completed in time", "later"),

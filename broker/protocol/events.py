@@ -1,7 +1,7 @@
 """What the server says in `broker.json.v1`, as bytes of one text frame each.
 
 The gateway calls these encoders for everything that concerns one connection: hello, subscribed, unsubscribed, ack,
-error, ping. `message` and `gap` go to many connections and are written by native code; their shape is stated
+error, ping, drain. `message` and `gap` go to many connections and are written by native code; their shape is stated
 here so that it stands in one place:
 
     {"type":"message","channel":c,"data":<any JSON> | "text":s | "base64":s,"time":ms,
@@ -77,6 +77,10 @@ class _Error(msgspec.Struct, frozen=True, gc=False, tag="error", tag_field="type
     id: Id = None
 
 
+class _Drain(msgspec.Struct, frozen=True, gc=False, tag="drain", tag_field="type"):
+    reconnect_in_ms: int
+
+
 _encoder = msgspec.json.Encoder()
 
 # Rides with the ping frame in one write: a page sees no ping frames, but can miss this one.
@@ -108,6 +112,11 @@ def ack(id: Id = None, position: str | None = None, subscriptions: int | None = 
 def error(code: str, message: str | None = None, id: Id = None) -> bytes:
     """Answer to a message that could not be carried out; `code` is a word of ERRORS."""
     return _encoder.encode(_Error(code, ERRORS[code] if message is None else message, id))
+
+
+def drain(reconnect_in_ms: int) -> bytes:
+    """The server process ends: the Close that follows means nothing bad, and says when to come back."""
+    return _encoder.encode(_Drain(reconnect_in_ms))
 
 
 def channel_error(code: str, message: str | None = None) -> ChannelError:

@@ -25,7 +25,7 @@ def run(config: Config, listeners: Sequence[socket.socket], notifier: Notifier, 
         config,
         listeners,
         ready,
-        stopping=lambda: notifier.stopping("closing connections"),
+        on_stopping=lambda: notifier.stopping("closing connections"),
         # 20 looks a second are for a watchdog only.
         beat=None if notifier.watchdog_seconds is None else beat,
     )

@@ -21,7 +21,7 @@ import uvloop
 
 from broker.config.schema import Config
 from broker.engine import process as engine_process
-from broker.engine.memory import MemoryEngine
+from broker.engine.link import LinkEngine
 from broker.supervisor.page import Page
 from broker.supervisor.siblings import Siblings
 from broker.worker import serve
@@ -116,8 +116,9 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         spec.config,
         [sockets[at] for at in polled],
         ready,
+        delay=False,  # the supervisor has waited
         counters=row.counters,
-        engine=MemoryEngine,
+        engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot),
         siblings=[sockets[at] for at in sockets if at not in polled],
         beat=siblings.beat,
     )

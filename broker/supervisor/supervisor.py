@@ -253,6 +253,7 @@ class Supervisor:
     async def _end(self) -> None:
         self._stop.set()
         self._notifier.stopping("closing connections")
+        await self._delay(self._config.drain.delay_seconds)
         for listener in self._listeners:
             listener.close()
         workers = [*self._workers, *self._former]
@@ -262,6 +263,15 @@ class Supervisor:
         engine_due.cancel()
         self._watching.cancel()
         self._link.close()
+
+    async def _delay(self, seconds: float) -> None:
+        """Workers go on accepting while whoever distributes clients learns that this broker ends."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._hasten.is_set():
+            self._notifier.extend(EXTEND_SECONDS)
+            hasten = asyncio.ensure_future(self._hasten.wait())
+            await asyncio.wait({hasten}, timeout=min(left, EXTEND_SECONDS / 2))
+            hasten.cancel()
 
     async def _end_of(self, keepers: Sequence[Keeper]) -> None:
         for keeper in keepers:

@@ -186,6 +186,16 @@ async def test_the_pause_ends_by_itself(broker: Broker) -> None:
     await waiting[0].open("news")
 
 
+async def test_who_waited_for_a_file_descriptor_is_not_reset_when_the_worker_ends(broker: Broker) -> None:
+    (waiting,) = unconnected(broker, 1)
+    with no_file_descriptor_left():
+        await waiting.loop.sock_connect(waiting.sock, ("127.0.0.1", broker.port))
+        await waiting.send(request(offer="news"))
+        await wait_until(lambda: broker.counter("n_accept_pauses") == 1)
+    broker.reactor.stop_accepting()
+    assert (await waiting.answer()).status == 101
+
+
 # What an accepted socket inherits.
 
 

@@ -268,6 +268,27 @@ async def test_a_monitor_that_asks_with_head_gets_no_body(broker: Broker, target
     assert b"\r\nContent-Length: " in head
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HEAD / HTTP/1.1\nHost: a\n\n", 400),
+        (b"HEAD /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"HEAD / HTTP/1.1\r\nA: " + b"a" * 17_000 + b"\r\n\r\n", 431),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 3])
+async def test_a_monitor_whose_head_request_cannot_be_parsed_gets_no_body(
+    broker: Broker, head: bytes, status: int, cut: int
+) -> None:
+    client = await broker.connect()
+    await client.send(head[:cut])
+    await broker.has_read(cut)
+    await client.send(head[cut:])
+    answer = await client.closed()
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert answer.index(b"\r\n\r\n") == len(answer) - 4
+
+
 @pytest.mark.parametrize("dev", [True, False])
 async def test_the_demo_page_is_there_in_development_only(dev: bool) -> None:
     async with running(server_dev=dev) as broker:

@@ -51,6 +51,11 @@ def closes_after_open(world: Turning, conn: int, request: Request) -> None:
     assert world.reactor.close(conn, BYE, GOING_AWAY)
 
 
+def drains_after_open(world: Turning, conn: int, request: Request) -> None:
+    world.let_in(conn, request)
+    assert world.reactor.close_after(conn, b"for JSON", BYE, GOING_AWAY)
+
+
 def ends_after_open(world: Turning, conn: int, request: Request) -> None:
     world.let_in(conn, request)
     assert world.reactor.close_all(BYE, GOING_AWAY, NOTHING_MORE) == 1
@@ -66,6 +71,7 @@ def ends_after_hold(world: Turning, conn: int, request: Request) -> None:
     [
         (fails_after_open, INTERNAL_ERROR),
         (closes_after_open, BYE),
+        (drains_after_open, BYE),
         (ends_after_open, BYE),
         (ends_after_hold, BYE),
     ],
@@ -80,6 +86,28 @@ def test_who_is_let_in_and_closed_at_once_reads_both(
         world.turn_until(lambda: b"\x88" in client.read(), "a Close")
         assert client.head().startswith(b"HTTP/1.1 101 ")
         assert client.frames() == [(CLOSE, payload)]
+
+
+@pytest.mark.parametrize("same_turn", [True, False])
+def test_a_callback_may_end_connections_that_have_sent_nothing(same_turn: bool) -> None:
+    with turning() as world:
+        ended: list[int] = []
+
+        def requested(conn: int, request: Request) -> None:
+            world.let_in(conn, request)
+            ended.append(world.reactor.close_all(BYE, GOING_AWAY, NOTHING_MORE))
+
+        world.when_requested = requested
+        before = [world.connect() for _ in range(3)]
+        asking, silent = world.connect(), world.connect()
+        if not same_turn:
+            world.turns(2)
+        asking.send(REQUEST)
+        world.turn_until(lambda: b"\x88" in asking.read(), "a Close")
+        assert sum(ended) >= 4
+        world.turn_until(lambda: all(peer.read() or peer.ended for peer in before))
+        assert [(bytes(peer.received), peer.was_reset) for peer in before] == [(b"", False)] * 3
+        assert not silent.was_reset
 
 
 def test_who_is_let_in_and_must_go_for_want_of_memory_reads_both() -> None:
@@ -270,7 +298,9 @@ def test_a_cause_that_no_counter_has_is_refused_and_nothing_happens() -> None:
             calls: list[Callable[[], object]] = [
                 lambda c=cause: reactor.close(client.conn, BYE, c),  # type: ignore[misc]
                 lambda c=cause: reactor.close_all(BYE, c, NOTHING_MORE),  # type: ignore[misc]
+                lambda c=cause: reactor.close_after(client.conn, b"", BYE, c),  # type: ignore[misc]
                 lambda c=cause: reactor.respond(conn, NOTHING_MORE, c),  # type: ignore[misc]
+                lambda c=cause: reactor.turn_away(conn, NOTHING_MORE, c),  # type: ignore[misc]
                 lambda c=cause: reactor.hold(conn, accept(request), None, BYE, c, 1.0),  # type: ignore[misc]
             ]
             for call in calls:
@@ -293,6 +323,9 @@ def test_none_where_bytes_belong_is_a_type_error() -> None:
             lambda: reactor.respond(conn, none, GOING_AWAY),
             lambda: reactor.send(conn, none),
             lambda: reactor.close(conn, none, GOING_AWAY),
+            lambda: reactor.close_after(conn, none, BYE, GOING_AWAY),
+            lambda: reactor.close_after(conn, b"", none, GOING_AWAY),
+            lambda: reactor.turn_away(conn, none, GOING_AWAY),
             lambda: reactor.close_all(none, GOING_AWAY, NOTHING_MORE),
             lambda: reactor.close_all(BYE, GOING_AWAY, none),
             lambda: reactor.subscribe(conn, none, DISCONNECT, ANY_PAYLOAD, True, True),

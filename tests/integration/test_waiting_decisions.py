@@ -160,6 +160,26 @@ async def test_a_client_that_left_meanwhile_leaves_nothing_behind(
     assert broker.counter("g_subscriptions") == 0
 
 
+async def test_a_page_that_left_meanwhile_is_noticed_before_the_decision(
+    broker: Broker, authority: SlowAuthority
+) -> None:
+    client = await ask(broker, authority, "news", origin=ORIGIN)
+    client.close()
+    await broker.ended_for("peer_gone")
+    authority.asked[0].set_result(Grant("ann"))
+    await turns()
+    assert broker.counter("n_opened") == 0
+
+
+async def test_a_tool_that_half_closes_reads_the_decision(broker: Broker, authority: SlowAuthority) -> None:
+    client = await ask(broker, authority, "news")
+    client.half_close()
+    await turns()
+    authority.asked[0].set_result(Grant(refused={"news": "not_permitted"}))
+    assert (await client.answer()).status == 403
+    assert await client.closed() == b""
+
+
 async def test_a_decision_has_a_deadline_and_comes_too_late_after_it(broker: Broker, authority: SlowAuthority) -> None:
     client = await ask(broker, authority, "news")
     broker.advance(11)

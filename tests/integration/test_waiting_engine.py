@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.engine.base import EngineError, Publication
+from broker.engine.base import EngineError, HistoryRule, Joined, Publication
 from tests.client_frames import BINARY, PING, PONG, TEXT, close, frame
 from tests.integration.harness import Broker, Client, running, turns, wait_until
 from tests.integration.waiting import DistantEngine
@@ -156,21 +156,37 @@ async def test_an_engine_that_says_no_closes_a_raw_publisher_who_could_not_know_
     await client.send(frame(TEXT, b"lost") + frame(TEXT, b"behind it"))
     await asked(engine, b"lost")
     engine.refuse(EngineError("engine_unavailable"))
-    assert await client.close_frame() == (1013, "code=overloaded;the server is overloaded")
-    await client.send(close(1013))
+    assert await client.close_frame() == (4103, "code=engine_unavailable;nothing can be published at the moment")
+    await client.send(close(4103))
     assert await client.closed() == b""
     assert engine.taken == [b"lost"]
     client.close()
-    await broker.ended_for("overloaded")
+    await broker.ended_for("engine_unavailable")
 
 
 class Refusing:
     """Says no before anything is asked."""
 
     direct = False
+    local = False
+
+    def start(self, native: object) -> None:
+        """Nothing has to be connected."""
+
+    async def usable(self) -> None:
+        """At once."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def publish(self, publication: Publication) -> asyncio.Future[object]:
         raise EngineError("engine_unavailable")
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+        return Joined()
+
+    def leave(self, channel: bytes) -> None:
+        """Nothing is kept for a channel."""
 
 
 async def test_an_engine_that_says_no_at_once_is_answered_like_one_that_waits() -> None:
@@ -180,7 +196,7 @@ async def test_an_engine_that_says_no_at_once_is_answered_like_one_that_waits() 
         assert (await page.event())["code"] == "engine_unavailable"
         raw = await broker.open("news")
         await raw.send(frame(TEXT, b"x"))
-        assert (await raw.close_frame())[0] == 1013
+        assert (await raw.close_frame())[0] == 4103
 
 
 @pytest.mark.parametrize("json", [False, True], ids=["raw", "json"])
@@ -257,16 +273,34 @@ async def test_a_close_sent_behind_a_publish_does_not_take_it_back(broker: Broke
     assert await client.closed() == b""
 
 
-async def test_who_ends_its_side_while_it_waits_is_closed_after_the_answer(
+async def test_who_leaves_while_its_publish_waits_is_forgotten_at_once_and_the_publish_is_not(
     broker: Broker, engine: DistantEngine
 ) -> None:
     client, listener = await broker.open_json("news"), await broker.open("news|recv")
     await client.command(type="publish", channel="news", text="bye", id=1)
     await asked(engine, b"bye")
     client.half_close()
+    await broker.ended_for("peer_gone")
+    assert await client.closed() == b""
     engine.sequence()
     assert await listener.text() == "bye"
-    await client.closed()
+
+
+async def test_what_a_client_sent_before_it_left_is_carried_out_after_what_waits(
+    broker: Broker, engine: DistantEngine
+) -> None:
+    client, listener = await broker.open_json("news"), await broker.open("news|recv")
+    await client.command(type="publish", channel="news", text="first", id=1)
+    await asked(engine, b"first")
+    await client.command(type="publish", channel="news", text="second", id=2)
+    client.half_close()
+    await turns()
+    assert broker.reactor.connections == 2, "the second would be lost"
+    engine.sequence()
+    assert await listener.text() == "first"
+    await asked(engine, b"second")
+    engine.sequence()
+    assert await listener.text() == "second"
     await broker.ended_for("peer_gone")
 
 

@@ -111,6 +111,7 @@ class Turning:
         self.when_requested: Callable[[int, Request], object] = self.let_in
         self.when_message: Callable[[int, bytes], bool] = lambda conn, payload: False
         self.when_too_slow: Callable[[int], bytes] = lambda conn: TOO_SLOW
+        self.when_unpublished: Callable[[int], object] = lambda conn: None
         self.when_ended: Callable[[int], object] = lambda conn: None
 
     # The reactor's handler.
@@ -119,7 +120,10 @@ class Turning:
         self.requests.append(conn)
         self.when_requested(conn, request)
 
-    def on_malformed(self, conn: int, status: int) -> None:
+    def on_unpublished(self, conn: int, session: object) -> None:
+        self.when_unpublished(conn)
+
+    def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
         self.reactor.respond(conn, BAD_REQUEST, 4)
 
     def on_message(self, conn: int, session: object, payload: bytes, text: bool) -> bool:

@@ -1,9 +1,11 @@
 """An authority and an engine that answer when the test says so, for what happens between question and answer."""
 
 import asyncio
+from collections.abc import Awaitable
 
 from broker.engine.base import HistoryRule, Joined, Publication, Receipt, Sink
 from broker.gateway.opening import Grant
+from broker.native._linked import Linked
 from broker.native._request import Request
 from broker.protocol.offer import Offer
 
@@ -24,6 +26,7 @@ class DistantEngine:
     """Sequences what the test takes from `asked`. Give a worker `attach`, which keeps the engine here."""
 
     direct = False
+    local = False
 
     def __init__(self) -> None:
         self.asked: list[tuple[Publication, asyncio.Future[Receipt]]] = []
@@ -40,7 +43,16 @@ class DistantEngine:
         self.taken.append(publication.payload)
         return answer
 
-    def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def usable(self) -> None:
+        """At once."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined | Awaitable[Joined]:
         return Joined()
 
     def leave(self, channel: bytes) -> None:
@@ -54,3 +66,32 @@ class DistantEngine:
     def refuse(self, error: Exception) -> None:
         """The longest waiting publication fails."""
         self.asked.pop(0)[1].set_exception(error)
+
+
+class JoiningEngine(DistantEngine):
+    """Also lets the test answer its joins, taken from `joining`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joining: list[tuple[bytes, asyncio.Future[Joined]]] = []
+        self.left: list[bytes] = []
+
+    def attach(self, sink: Sink) -> "JoiningEngine":
+        self.sink = sink
+        return self
+
+    def join(self, channel: bytes, history: HistoryRule | None) -> Joined | Awaitable[Joined]:
+        answer: asyncio.Future[Joined] = asyncio.get_running_loop().create_future()
+        self.joining.append((channel, answer))
+        return answer
+
+    def leave(self, channel: bytes) -> None:
+        self.left.append(channel)
+
+    def joined(self, joined: Joined | None = None) -> None:
+        """The join that has waited longest is answered."""
+        self.joining.pop(0)[1].set_result(joined or Joined())
+
+    def cannot_join(self, error: Exception) -> None:
+        """The join that has waited longest fails."""
+        self.joining.pop(0)[1].set_exception(error)

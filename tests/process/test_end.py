@@ -1,15 +1,29 @@
 """How the process ends: on SIGTERM and Ctrl-C it says goodbye to everybody, and the port is free at once."""
 
+import json
+import re
+import select
 import signal
 import socket
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.client_frames import TEXT, frame
+from tests.client_frames import TEXT, close, frame
 from tests.integration.harness import JSON
-from tests.process.command import Served, read_end, read_exactly, read_frame, read_head, say_goodbye, serving
+from tests.process.command import (
+    PATIENCE_SECONDS,
+    Served,
+    read_end,
+    read_exactly,
+    read_frame,
+    read_head,
+    say_goodbye,
+    serving,
+)
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -58,10 +72,12 @@ def test_connections_that_a_browser_opened_in_advance_do_not_hold_it_up(patient:
         say_goodbye_to = broker.open()
         broker.signal(signal.SIGTERM)
         assert say_goodbye(say_goodbye_to) == 1001
+        with closing(idle.pop(0)) as begun:
+            assert read_end(begun).startswith(b"HTTP/1.1 503 ")
+        assert broker.status() == 0  # although the browser keeps its side of the others
         for client in idle:
             with closing(client):
-                assert read_end(client).startswith(b"HTTP/1.1 503 ")
-        assert broker.status() == 0
+                assert read_end(client) == b""
 
 
 def test_clients_that_neither_read_nor_answer_hold_it_up_until_their_deadlines(tmp_path: Path) -> None:
@@ -95,6 +111,77 @@ def test_nobody_gets_in_while_it_ends() -> None:
         broker.signal(signal.SIGTERM)
         assert broker.status() == 0
         silent.close()
+
+
+@pytest.fixture
+def drain(tmp_path: Path) -> Callable[..., list[str]]:
+    """Flags of a broker that ends in steps."""
+
+    def flags(**settings: float) -> list[str]:
+        file = tmp_path / "drain.toml"
+        file.write_text("[drain]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+        return ["--config", str(file)]
+
+    return flags
+
+
+def test_pages_are_sent_away_over_the_window_and_told_when_to_come_back(drain: Callable[..., list[str]]) -> None:
+    with serving(*drain(window_seconds=1.0, reconnect_seconds=0.5)) as broker:
+        raw = [broker.open(offer) for offer in ("news", "news|recv") * 5]
+        pages = [broker.open(f"{JSON}, news") for _ in range(10)]
+        for page in pages:
+            assert json.loads(read_frame(page)[1])["type"] == "hello"
+        before = time.monotonic()
+        broker.signal(signal.SIGTERM)
+        told = []
+        for page in pages:
+            event = json.loads(read_frame(page)[1])
+            assert event["type"] == "drain"
+            assert leave(page) == event["reconnect_in_ms"]
+            told.append(event["reconnect_in_ms"])
+        told += [leave(client) for client in raw]
+        assert broker.status() == 0
+        assert time.monotonic() - before > 0.8, "20 of them over a second"
+        assert max(told) <= 500
+        assert len(set(told)) > 1
+        assert broker.errors == ""
+
+
+def leave(client: socket.socket) -> int:
+    """Reads the Close of a drain, answers it, sees the server end first; returns `in_ms`."""
+    with closing(client):
+        opcode, payload = read_frame(client)
+        assert (opcode, payload[:2]) == (8, (1012).to_bytes(2))
+        client.sendall(close(1012))
+        assert read_end(client) == b""
+        found = re.fullmatch(rb"code=service_restart;in_ms=(\d+);the server restarts", payload[2:])
+        assert found, payload
+        return int(found[1])
+
+
+@pytest.mark.parametrize("second", SIGNALS, ids=["SIGTERM", "SIGINT"])
+def test_a_second_signal_does_not_wait_for_the_window(second: int, drain: Callable[..., list[str]]) -> None:
+    with serving(*drain(window_seconds=80_000.0)) as broker:
+        clients = [broker.open() for _ in range(10)]
+        broker.signal(signal.SIGTERM)
+        first, _, _ = select.select(clients, [], [], PATIENCE_SECONDS)
+        broker.signal(second)
+        assert [say_goodbye(client) for client in first] == [1012]
+        assert {say_goodbye(client) for client in clients if client not in first} == {1001}
+        assert broker.status() == 0
+        assert broker.errors == ""
+
+
+def test_it_accepts_until_nobody_is_sent_there_any_more(drain: Callable[..., list[str]]) -> None:
+    with serving(*drain(delay_seconds=3000.0)) as broker:
+        before = broker.open()
+        broker.signal(signal.SIGTERM)
+        after = [broker.open() for _ in range(20)]
+        before.sendall(frame(TEXT, b"still here"))
+        assert [read_frame(client) for client in after] == [(TEXT, b"still here")] * 20
+        broker.signal(signal.SIGTERM)
+        assert {say_goodbye(client) for client in [before, *after]} == {1001}
+        assert broker.status() == 0
 
 
 def test_it_starts_again_on_the_same_port_at_once() -> None:

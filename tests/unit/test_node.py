@@ -7,6 +7,7 @@ import pytest
 from broker import node as node_module
 from broker.config.schema import ChannelPolicy
 from broker.engine.base import EngineError, HistoryRule, Joined, Publication, Receipt
+from broker.native._linked import Linked
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
 from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Node, PayloadError
@@ -41,6 +42,7 @@ class FakeReactor:
 
 class FakeEngine:
     direct = True
+    local = True
 
     def __init__(self) -> None:
         self.taken: list[Publication] = []
@@ -51,6 +53,15 @@ class FakeEngine:
         if isinstance(self.answer, EngineError):
             raise self.answer
         return self.answer
+
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def usable(self) -> None:
+        """At once."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         return Joined()

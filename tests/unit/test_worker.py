@@ -4,7 +4,10 @@ A real worker in this test's loop; what it does in between is told by the integr
 """
 
 import asyncio
+import gc
+import os
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +20,7 @@ from broker.engine.memory import MemoryEngine
 from broker.native._counters import NAMES
 from broker.node import KIND_TEXT
 from broker.supervisor.listeners import open_listeners
-from broker.worker import RESERVED_FDS, Worker, max_connections
+from broker.worker import RESERVED_FDS, Worker, max_connections, serve
 from tests.client_frames import TEXT, close, frame
 from tests.integration.harness import PATIENCE_SECONDS, Client, request, wait_until
 
@@ -44,9 +47,10 @@ async def connect(listener: socket.socket) -> Client:
     return client
 
 
-def started(listener: socket.socket, **settings: object) -> Worker:
-    limits = {f"limits.{name}": value for name, value in settings.items()}
-    worker = Worker(load(None, {"server.dev": True, **limits}), [listener])
+def started(listener: socket.socket, drain: dict[str, float] | None = None, **limits: object) -> Worker:
+    settings = {f"limits.{name}": value for name, value in limits.items()}
+    settings |= {f"drain.{name}": value for name, value in (drain or {}).items()}
+    worker = Worker(load(None, {"server.dev": True, **settings}), [listener])
     worker.start()
     return worker
 
@@ -114,17 +118,34 @@ def blocked(worker: Worker) -> bool:
 
 
 async def test_clients_that_have_not_asked_for_anything_yet_do_not_hold_up_the_end(listener: socket.socket) -> None:
+    """A browser keeps a connection that it opened in advance, whatever is said on it: only who asked is answered."""
     worker = started(listener, close_seconds=300.0, linger_seconds=300.0)
-    idle = [await connect(listener) for _ in range(3)]
-    await idle[0].send(request()[:20])
+    begun, *idle = [await connect(listener) for _ in range(3)]
+    await begun.send(request()[:20])
     await wait_until(lambda: worker.reactor.connections == 3)
     drained = asyncio.create_task(worker.drain(asyncio.Event()))
-    for client in idle:
-        assert (await client.answer()).status == 503
-        assert await client.closed() == b""
-        client.close()  # as a browser does when the server ends a connection that it had opened in advance
+    assert (await begun.answer()).status == 503
+    assert await begun.closed() == b""
+    begun.close()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await drained
+    for client in idle:
+        assert await client.closed() == b""
+        client.close()
+
+
+async def test_a_request_that_was_sent_and_not_read_yet_is_answered_at_the_end(listener: socket.socket) -> None:
+    worker = started(listener)
+    client = await connect(listener)
+    await wait_until(lambda: worker.reactor.connections == 1)
+    asyncio.get_running_loop().remove_reader(worker.reactor.fileno())
+    await client.send(request(offer="news"))
+    worker.gateway.close_all("going_away")
+    worker.reactor.turn()
+    assert (await client.answer()).status == 503
+    assert await client.closed() == b""
+    client.close()
+    await worker.drain(asyncio.Event())
 
 
 async def test_a_second_wish_to_end_is_obeyed_at_once(listener: socket.socket) -> None:
@@ -168,6 +189,124 @@ async def test_a_handshake_that_the_kernel_holds_already_is_answered(listener: s
     assert answer.status == 503 or b"code=going_away" in rest
     client.close()
     await drained
+
+
+# The drain in steps.
+
+
+async def test_a_worker_goes_on_accepting_until_nobody_is_sent_to_it_any_more(listener: socket.socket) -> None:
+    worker = started(listener, {"delay_seconds": 300.0})
+    hasten = asyncio.Event()
+    drained = asyncio.create_task(worker.drain(hasten))
+    for _ in range(3):
+        client = await (await connect(listener)).open("news")
+        await client.caught_up()
+        client.close()
+    assert not drained.done()
+    address = listener.getsockname()
+    last = await (await connect(listener)).open("news")
+    hasten.set()
+    assert await last.close_frame() == (1001, "code=going_away;the server process ends")
+    await last.send(close(1001))
+    assert await last.closed() == b""
+    last.close()
+    await drained
+    late = socket.socket()
+    late.setblocking(False)
+    with late, pytest.raises(ConnectionRefusedError):
+        await asyncio.get_running_loop().sock_connect(late, address)
+
+
+async def test_a_delay_that_was_waited_for_elsewhere_is_not_waited_for_again(listener: socket.socket) -> None:
+    worker = started(listener, {"delay_seconds": 300.0})
+    client = await (await connect(listener)).open("news")
+    drained = asyncio.create_task(worker.drain(asyncio.Event(), delay=False))
+    assert (await client.close_frame())[0] == 1001
+    client.close()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await drained
+
+
+async def test_whoever_sends_clients_here_hears_of_the_end_while_they_still_get_in(listener: socket.socket) -> None:
+    config = load(None, {"server.dev": True, "drain.delay_seconds": 300.0})
+    address = listener.getsockname()
+    ready, said = asyncio.Event(), []
+
+    def stopping() -> None:
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.connect_ex(address)  # on loopback it is decided when this returns
+            said.append(client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    served = asyncio.create_task(serve(config, [listener], ready.set, on_stopping=stopping, delay=False))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await ready.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await served
+    finally:
+        gc.unfreeze()  # `serve` froze what lives as long as its process
+    assert said == [0]
+
+
+async def test_a_short_window_passes_and_everybody_was_told_to_come_back(listener: socket.socket) -> None:
+    worker = started(listener, {"window_seconds": 0.3})
+    clients = [await (await connect(listener)).open("news") for _ in range(10)]
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    drained = asyncio.create_task(worker.drain(asyncio.Event()))
+    for client in clients:
+        code, reason = await client.close_frame()
+        assert code == 1012
+        assert reason.startswith("code=service_restart;in_ms=")
+        await client.send(close(1012))
+        assert await client.closed() == b""
+        client.close()
+    assert loop.time() - before > 0.2, "they left at once"
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await drained
+
+
+async def test_a_second_wish_to_end_closes_whoever_is_left_at_once(listener: socket.socket) -> None:
+    worker = started(listener, {"window_seconds": 80_000.0})
+    clients = [await (await connect(listener)).open("news") for _ in range(10)]
+    hasten = asyncio.Event()
+    drained = asyncio.create_task(worker.drain(hasten))
+    readable = {asyncio.create_task(client.close_frame()): client for client in clients}
+    (first,), _ = await asyncio.wait(readable, return_when=asyncio.FIRST_COMPLETED)
+    assert first.result()[0] == 1012
+    hasten.set()
+    codes = [code for code, _ in await asyncio.gather(*readable)]
+    assert sorted(codes) == [1001] * 9 + [1012]  # type: ignore[type-var]
+    for client in clients:
+        await client.send(close(1001))
+        assert await client.closed() == b""
+        client.close()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await drained
+
+
+async def test_a_hastened_end_does_not_wait_long_for_those_who_do_not_answer(listener: socket.socket) -> None:
+    worker = started(listener, {"window_seconds": 80_000.0}, close_seconds=300.0, linger_seconds=300.0)
+    silent = [await (await connect(listener)).open("news") for _ in range(2)]
+    hasten = asyncio.Event()
+    drained = asyncio.create_task(worker.drain(hasten))
+    await wait_until(lambda: len(worker.reactor.ids(0, worker.reactor.places)) == 1, "the first was told")
+    hasten.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await drained
+    for client in silent:
+        client.close()
+
+
+async def test_a_listener_that_others_share_is_let_go_and_not_shut(listener: socket.socket) -> None:
+    with closing(listener.dup()) as shared:
+        worker = started(listener, {"window_seconds": 1.0})
+        await worker.drain(asyncio.Event())
+        client = await connect(shared)
+        accepted, _ = await asyncio.get_running_loop().sock_accept(shared)
+        accepted.close()
+        client.close()
 
 
 async def test_an_engine_in_the_process_lets_raw_messages_pass_it_by(listener: socket.socket) -> None:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from broker.config.load import load
-from broker.config.schema import ChannelPolicy, Config, Limits, Server
+from broker.config.schema import ChannelPolicy, Config, Drain, Limits, Server
 
 FILE = Path(__file__).parents[3] / "config" / "broker.toml"
 
@@ -13,6 +13,7 @@ def test_starting_with_the_reference_file_is_starting_with_the_defaults() -> Non
     loaded = load(FILE)
     assert loaded.server == Server()
     assert loaded.limits == Limits()
+    assert loaded.drain == Drain()
     assert loaded.channels == {">": ChannelPolicy()}
     assert Config().channels == {}
 
@@ -22,6 +23,7 @@ def test_every_key_of_the_schema_is_in_the_reference_file_in_the_same_order() ->
     assert tuple(tree) == Config.__struct_fields__
     assert tuple(tree["server"]) == Server.__struct_fields__
     assert tuple(tree["limits"]) == Limits.__struct_fields__
+    assert tuple(tree["drain"]) == Drain.__struct_fields__
     assert tuple(tree["channels"][">"]) == ChannelPolicy.__struct_fields__
 
 

@@ -207,3 +207,26 @@ def test_a_listen_address_that_could_mean_two_things_is_refused(text: str) -> No
 )
 def test_only_what_stays_on_this_machine_is_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_who_develops_does_not_wait_for_the_end_unless_it_is_asked_for(write: Write) -> None:
+    assert (load().drain.delay_seconds, load().drain.window_seconds) == (0.0, 10.0)
+    for overrides in ({"server.dev": True}, {"server.dev": True, "drain.closes_per_second": 5}):
+        drain = load(None, overrides).drain
+        assert (drain.delay_seconds, drain.window_seconds) == (0.0, 0.0)
+    drain = load(write("[drain]\nwindow_seconds = 3\n"), {"server.dev": True}).drain
+    assert (drain.delay_seconds, drain.window_seconds) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize("dev", [True, False])
+def test_a_drain_that_is_no_table_is_reported(write: Write, dev: bool) -> None:
+    assert problems(write("drain = 3\n"), {"server.dev": dev}) == ["drain: must be a table"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("delay_seconds", -1), ("window_seconds", -1), ("closes_per_second", 0), ("reconnect_seconds", -1)],
+)
+def test_an_end_that_cannot_be_is_refused(key: str, value: int) -> None:
+    (problem,) = problems(None, {f"drain.{key}": value})
+    assert problem.startswith(f"drain.{key}: ")

@@ -17,6 +17,12 @@ class Delivering:
     def missed(self, channel: bytes, count: int | None) -> None:
         raise AssertionError("an engine in the process loses nothing")
 
+    def outcome_unknown(self, conns: list[int]) -> None:
+        raise AssertionError("an engine in the process has no link")
+
+    def linked(self, again: bool) -> None:
+        raise AssertionError("an engine in the process has no link")
+
 
 def test_a_receipt_means_delivered_to_so_many() -> None:
     delivered: list[Publication] = []

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from broker.engine.base import HistoryRule, Joined, Publication, Receipt
 from broker.gateway.refusals import cause_word
+from broker.native._linked import Linked
 from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
 from broker.node import Node
@@ -103,7 +104,7 @@ class FakeEngine:
     """Remembers publications; answers with `answer`, which may be an error or have to be waited for."""
 
     def __init__(self, direct: bool = True) -> None:
-        self.direct = direct
+        self.direct = self.local = direct
         self.taken: list[Publication] = []
         self.answer: Receipt | asyncio.Future[Receipt] | Exception = Receipt(2)
 
@@ -112,6 +113,15 @@ class FakeEngine:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def start(self, native: Linked) -> None:
+        """Nothing has to be connected."""
+
+    async def usable(self) -> None:
+        """At once."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
 
     def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         return Joined()

@@ -241,4 +241,4 @@ async def test_a_raw_message_that_the_engine_refuses_closes_so_that_the_page_com
     engine.answer = EngineError("engine_unavailable")
     await commands.publish_raw(CONN, raw(), b"1", True)
     closed, cause = reactor.only("close")
-    assert (int.from_bytes(closed[:2]), cause) == (1013, "overloaded")
+    assert (int.from_bytes(closed[:2]), cause) == (4103, "engine_unavailable")

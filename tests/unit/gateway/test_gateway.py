@@ -127,8 +127,16 @@ def test_what_is_no_handshake_here_gets_its_status(parts: Parts, head: Request, 
 
 @pytest.mark.parametrize("status", [400, 414, 431])
 def test_bytes_that_are_no_request_get_the_status_that_was_found(parts: Parts, status: int) -> None:
-    parts.gateway.on_malformed(CONN, status)
+    parts.gateway.on_malformed(CONN, status, False)
     assert parts.answer() == (status, "bad_request")
+
+
+@pytest.mark.parametrize("status", [400, 414, 431])
+def test_a_head_request_that_nobody_could_parse_gets_no_body(parts: Parts, status: int) -> None:
+    parts.gateway.on_malformed(CONN, status, True)
+    response, _ = parts.reactor.only("respond")
+    assert response.startswith(f"HTTP/1.1 {status} ".encode())
+    assert response.index(b"\r\n\r\n") == len(response) - 4
 
 
 def test_a_page_of_another_site_is_refused_before_anything_is_decided(parts: Parts) -> None:
@@ -252,6 +260,27 @@ def test_who_is_too_slow_comes_back_now_and_after_the_third_time_later(parts: Pa
     assert codes == [4208, 4208, 4108, 4108]
     parts.reactor.peer = "192.0.2.8"
     assert parts.gateway.on_too_slow(CONN, None)[:2] == (4208).to_bytes(2)
+
+
+def test_a_user_behind_the_address_of_many_is_not_counted_with_them(parts: Parts) -> None:
+    ann, bob = (Session("s", True, b"", user) for user in ("ann", "bob"))
+    heard = [int.from_bytes(parts.gateway.on_too_slow(CONN, session)[:2]) for session in (ann, bob, ann, bob, None)]
+    assert heard == [4208] * 5
+
+
+def test_a_user_is_counted_wherever_it_comes_from(parts: Parts) -> None:
+    codes = []
+    for number in range(TOO_SLOW_AGAIN):
+        parts.reactor.peer = f"192.0.2.{number}"
+        codes.append(int.from_bytes(parts.gateway.on_too_slow(CONN, Session("s", True, b"", "ann"))[:2]))
+    assert codes == [4208, 4208, 4108]
+
+
+def test_a_user_who_is_named_like_an_address_is_not_taken_for_it(parts: Parts) -> None:
+    for _ in range(TOO_SLOW_AGAIN):
+        parts.gateway.on_too_slow(CONN, None)
+    assert parts.reactor.peer is not None
+    assert parts.gateway.on_too_slow(CONN, Session("s", True, b"", parts.reactor.peer))[:2] == (4208).to_bytes(2)
 
 
 def test_an_error_is_logged_once_with_its_traceback(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:

@@ -40,6 +40,7 @@ def test_an_answer_without_an_id_has_none() -> None:
     assert events.ack() == b'{"type":"ack"}'
     assert events.unsubscribed([]) == b'{"type":"unsubscribed","channels":[]}'
     assert events.PING == b'{"type":"ping"}'
+    assert events.drain(1500) == b'{"type":"drain","reconnect_in_ms":1500}'
 
 
 def test_an_ack_says_what_is_known() -> None:

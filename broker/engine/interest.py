@@ -1,0 +1,182 @@
+"""Which channels this worker has joined at its engine.
+
+The node asks before it lets anybody subscribe, and the worker calls `sweep` twenty times a second. All who want a
+channel share one question; whoever stops waiting stops nobody else. A channel without subscribers lingers, because a
+page that is reloaded comes back at once, and is then left. It counts no subscribers itself: the hub knows them best.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from broker.engine.base import Engine, EngineError, HistoryRule, Joined
+
+SWEEP_SECONDS = 0.05
+# Names looked at in one sweep: 0.1 ms, so that 100 000 channels take ten seconds and freeze nobody.
+MOST_SWEPT = 512
+# A round through all channels takes this share of the linger, if there are few enough of them.
+ROUNDS_PER_LINGER = 4
+# Joins under way at once after a new link: enough to fill it, few enough to leave room for everybody else's.
+REJOINED_AT_ONCE = 256
+
+# Channel, its rule, the answer; True = joined again, on a new link.
+OnJoined = Callable[[bytes, HistoryRule | None, Joined, bool], None]
+
+
+class Interest:
+    """One channel. Awaiting it waits for the answer of the engine, and raises EngineError if that was no."""
+
+    __slots__ = ("generation", "idle_since", "question", "rule")
+
+    def __init__(self, rule: HistoryRule | None, now: float, generation: int) -> None:
+        self.rule = rule
+        self.generation = generation
+        # Since when nobody is known to be subscribed.
+        self.idle_since: float | None = now
+        self.question: asyncio.Task[None] | None = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self.question is not None:
+            yield from asyncio.shield(self.question).__await__()
+
+
+class Interests:
+    """`subscribers` tells how many of a channel receive here; `on_joined` hears every answer before any waiter does."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        subscribers: Callable[[bytes], int],
+        on_joined: OnJoined,
+        *,
+        linger_seconds: float,
+        join_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._subscribers = subscribers
+        self._on_joined = on_joined
+        self._linger_seconds = linger_seconds
+        self._join_seconds = join_seconds
+        self._clock = clock
+        self._interests: dict[bytes, Interest] = {}
+        # Every joined name once; the sweep takes from the left and puts back on the right.
+        self._round: deque[bytes] = deque()
+        self._generation = 0
+
+    def __len__(self) -> int:
+        return len(self._interests)
+
+    def __contains__(self, channel: bytes) -> bool:
+        return channel in self._interests
+
+    def join(self, channel: bytes, rule: HistoryRule | None) -> Interest | None:
+        """None: publications of the channel come here already. Otherwise await it. Raises EngineError.
+
+        A live channel of an engine in this process needs no interest: there is nobody to tell.
+        """
+        if rule is None and self._engine.local:
+            return None
+        interest = self._interests.get(channel)
+        if interest is None:
+            interest = Interest(rule, self._clock(), self._generation)
+        elif interest.question is not None:
+            return interest
+        else:
+            interest.idle_since = self._clock()
+            if interest.generation == self._generation:
+                return None
+        return self._ask(channel, interest)
+
+    def _ask(self, channel: bytes, interest: Interest) -> Interest | None:
+        answer = self._engine.join(channel, interest.rule)
+        known = channel in self._interests
+        self._interests[channel] = interest
+        if isinstance(answer, Joined):
+            self._joined(channel, interest, answer, self._generation, known)
+            return None
+        interest.question = asyncio.ensure_future(self._answered(channel, interest, answer, self._generation, known))
+        interest.question.add_done_callback(_retrieve)
+        return interest
+
+    async def _answered(
+        self, channel: bytes, interest: Interest, answer: Awaitable[Joined], generation: int, known: bool
+    ) -> None:
+        try:
+            async with asyncio.timeout(self._join_seconds):
+                joined = await answer
+            self._joined(channel, interest, joined, generation, known)
+        except BaseException as error:
+            if not known:  # what is known stays so, of an older generation: the next link asks again
+                del self._interests[channel]
+            if isinstance(error, TimeoutError):
+                raise EngineError("engine_unavailable") from None
+            raise
+        finally:
+            interest.question = None
+
+    def _joined(self, channel: bytes, interest: Interest, joined: Joined, generation: int, known: bool) -> None:
+        interest.generation = generation
+        if not known:
+            self._round.append(channel)
+        self._on_joined(channel, interest.rule, joined, known)
+
+    def sweep(self) -> None:
+        """Looks at some channels, and leaves those without subscribers for as long as they linger."""
+        count = len(self._round)
+        if not count:
+            return
+        now = self._clock()
+        sweeps = max(1.0, self._linger_seconds / ROUNDS_PER_LINGER / SWEEP_SECONDS)
+        for _ in range(min(MOST_SWEPT, count, 1 + int(count / sweeps))):
+            channel = self._round.popleft()
+            interest = self._interests[channel]
+            if interest.question is not None or self._subscribers(channel):
+                interest.idle_since = None
+            elif interest.idle_since is None:
+                interest.idle_since = now
+            elif now - interest.idle_since >= self._linger_seconds:
+                del self._interests[channel]
+                self._engine.leave(channel)
+                continue
+            self._round.append(channel)
+
+    async def rejoin(self) -> None:
+        """A new link knows of nothing: joins everything again, some at once. Stops if that link is lost as well.
+
+        Questions that the old link did not answer end first: the engine has failed them, which their waiters are told.
+        """
+        self._generation += 1
+        generation = self._generation
+        await _all([interest for interest in self._interests.values() if interest.question is not None])
+        asked: list[Interest] = []
+        for channel in list(self._round):
+            if generation != self._generation:
+                return
+            interest = self._interests.get(channel)
+            if interest is None or interest.generation == generation or interest.question is not None:
+                continue  # left meanwhile, or somebody who wants to subscribe was quicker
+            try:
+                waiting = self._ask(channel, interest)
+            except EngineError:
+                return
+            if waiting is not None:
+                asked.append(waiting)
+            if len(asked) == REJOINED_AT_ONCE:
+                if not await _all(asked):
+                    return
+                asked.clear()
+        await _all(asked)
+
+
+async def _all(interests: list[Interest]) -> bool:
+    """False: one of them failed, and with it the link."""
+    results = await asyncio.gather(*interests, return_exceptions=True)
+    return not any(isinstance(result, BaseException) for result in results)
+
+
+def _retrieve(question: asyncio.Task[None]) -> None:
+    """Nobody may be waiting any more; asyncio would log the exception as lost."""
+    if not question.cancelled():
+        question.exception()

@@ -1,0 +1,53 @@
+from collections.abc import Callable
+from typing import Protocol
+
+# `port` of what no worker published.
+NOBODY: int
+
+class ExchangeHandler(Protocol):
+    """What the exchange asks of the engine's Python side, in order of arrival. A method that raises ends that link."""
+
+    def on_call(self, port: int, verb: int, token: int, name: bytes, payload: bytes) -> None:
+        """A worker asks or tells (token 0)."""
+
+    def on_reply(self, port: int, token: int, payload: bytes, failed: bool) -> None:
+        """The answer to `call`."""
+
+    def on_closed(self, port: int) -> None:
+        """A link is gone; its number may be given to the next one."""
+
+    def on_error(self, error: BaseException) -> None:
+        """A method above raised."""
+
+class Exchange:
+    def __init__(
+        self, handler: ExchangeHandler, call_soon: Callable[[Callable[[], None]], object], most_output_bytes: int
+    ) -> None: ...
+    sequenced: int
+    lost_count: int
+    def fileno(self) -> int: ...
+    def turn(self) -> None: ...
+    def attach(self, fd: int) -> int: ...
+    def detach(self, port: int) -> None: ...
+    def want(self, port: int, name: bytes) -> None: ...
+    def unwant(self, port: int, name: bytes) -> None: ...
+    def wanted(self, name: bytes) -> int: ...
+    def names(self) -> list[bytes]: ...
+    def publish(
+        self,
+        name: bytes,
+        kind: int,
+        payload: bytes,
+        extra: bytes,
+        port: int,
+        conn: int,
+        echo: bool,
+        offset: int,
+        time_ms: int,
+    ) -> int: ...
+    def tell(self, port: int, verb: int, name: bytes, payload: bytes) -> None: ...
+    def tell_wanting(self, verb: int, name: bytes, payload: bytes) -> None: ...
+    def call(self, port: int, verb: int, token: int, name: bytes, payload: bytes) -> None: ...
+    def reply(self, port: int, token: int, payload: bytes, failed: bool) -> None: ...
+    def waiting(self, port: int) -> int: ...
+    def destroy(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Nothing of it is for Python; tests drive it through `_linked` and `_exchange`."""

@@ -1,0 +1,265 @@
+"""Several workers are one broker: whoever publishes where, every subscriber gets it, in one order; losses are said."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.client_frames import TEXT, frame
+from tests.integration.harness import Client, request, wait_until
+from tests.integration.several import Cluster, several
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with several(2) as cluster:
+        yield cluster
+
+
+async def test_a_subscriber_hears_what_is_published_at_another_worker_and_at_its_own(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    here, there = await one.open("news"), await two.open("news")
+    json_here, json_there = await one.open_json("news"), await two.open_json("news")
+    await here.send(frame(TEXT, b"raw"))
+    for client in (here, there):
+        assert await client.text() == "raw"
+    for client in (json_here, json_there):
+        event = await client.event()
+        assert (event["channel"], event["text"], sorted(event["from"])) == ("news", "raw", ["session"])
+    await json_there.command(type="publish", channel="news", data={"x": 1}, id=1)
+    for client in (here, there):
+        assert await client.text() == '{"x": 1}'
+    event = await json_here.event()
+    assert event["data"] == {"x": 1}
+    got = [await json_there.event(), await json_there.event()]
+    assert {event["type"] for event in got} == {"message", "ack"}
+
+
+async def test_everybody_is_told_the_same_time_of_a_message(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    readers = [await one.open_json("news"), await two.open_json("news")]
+    await (await one.open("news|send")).send(frame(TEXT, b"x"))
+    first, second = [await reader.event() for reader in readers]
+    assert first["time"] == second["time"]
+    assert abs(first["time"] / 1000 - time.time()) < 60
+
+
+async def test_without_echo_only_the_publishing_connection_gets_no_copy(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    publisher, sibling, other = await one.open_json("news"), await one.open_json("news"), await two.open_json("news")
+    await publisher.command(type="publish", channel="news", text="x", echo=False, id=1)
+    assert (await publisher.event())["type"] == "ack"
+    assert (await sibling.event())["text"] == "x"
+    assert (await other.event())["text"] == "x"
+    await publisher.command(type="ping", id=2)
+    assert await publisher.event() == {"type": "ack", "id": 2}
+
+
+async def test_publishers_at_both_workers_are_heard_in_one_order_by_all(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    readers = [await worker.open("news|recv") for worker in (one, two, one, two)]
+    publishers = [await worker.open("news|send") for worker in (one, two, one, two)]
+    count = 300
+
+    async def publish(name: int, publisher: Client) -> None:
+        for number in range(count):
+            await publisher.send(frame(TEXT, b"%d %d" % (name, number)))
+            if number % 7 == name:
+                await asyncio.sleep(0)
+
+    async def read(reader: Client) -> list[str]:
+        return [await reader.text() for _ in range(count * len(publishers))]
+
+    publishing = asyncio.gather(*(publish(*each) for each in enumerate(publishers)))
+    heard = await asyncio.gather(*map(read, readers))
+    await publishing
+    assert heard[0] == heard[1] == heard[2] == heard[3]
+    for name in range(len(publishers)):
+        own = [int(line.split()[1]) for line in heard[0] if line.startswith(f"{name} ")]
+        assert own == list(range(count)), "first in, first out for each publisher"
+
+
+async def test_acked_publishes_through_different_workers_are_never_reversed(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    readers = [await worker.open("news|recv") for worker in (one, two)]
+    publishers = [await worker.open_json() for worker in (one, two)]
+    count = 500
+    for number in range(count):
+        publisher = publishers[number % 2]
+        await publisher.command(type="publish", channel="news", text=str(number), id=number)
+        assert await publisher.event() == {"type": "ack", "id": number}
+    for reader in readers:
+        assert [await reader.text() for _ in range(count)] == list(map(str, range(count)))
+
+
+async def test_a_channel_nobody_wants_costs_the_other_worker_nothing(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    publisher = await one.open("news|send")
+    await publisher.send(frame(TEXT, b"nobody hears"))
+    await publisher.caught_up()
+    await wait_until(lambda: cluster.engine.exchange.sequenced == 1)
+    assert cluster.engine.exchange.names() == []
+    reader = await two.open("news")
+    assert cluster.engine.exchange.wanted(b"news") == 1
+    await publisher.send(frame(TEXT, b"heard"))
+    assert await reader.text() == "heard"
+    assert one.counter("n_offered") == 0
+
+
+async def test_the_ledger_of_each_worker_says_what_it_published_and_what_was_sequenced(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    reader = await two.open("news|recv")
+    publisher, commander = await one.open("news|send"), await one.open_json()
+    for _ in range(10):
+        await publisher.send(frame(TEXT, b"x"))
+    for number in range(5):
+        await commander.command(type="publish", channel="news", text="y", id=number)
+        await commander.event()
+    for _ in range(15):
+        await reader.text()
+    await wait_until(lambda: one.counter("n_sequenced") == 15)
+    assert (one.counter("n_published"), two.counter("n_published")) == (15, 0)
+    assert (one.counter("n_offered"), two.counter("n_offered")) == (0, 15)
+
+
+# What is lost, and who is told.
+
+
+async def test_a_lost_engine_is_told_to_every_publisher_and_every_subscriber_and_comes_back(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    json_reader, raw_reader = await two.open_json("news", "quiet"), await two.open("news|recv")
+    commander, publisher = await one.open_json(), await one.open("news|send")
+    cluster.stop_engine()
+    await wait_until(lambda: not any(link.up for link in cluster.links))
+    await commander.command(type="publish", channel="news", text="x", id=1)
+    error = await commander.event()
+    assert (error["type"], error["code"], error["id"]) == ("error", "engine_unavailable", 1)
+    await publisher.send(frame(TEXT, b"x"))
+    assert (await publisher.close_frame())[0] == 4103
+    publisher.close()
+    late = await one.connect()
+    refused = await late.ask(request(offer="news"))
+    assert refused.status == 503
+    assert json.loads(refused.body)["code"] == "engine_unavailable"
+
+    cluster.start_engine()
+    await cluster.all_linked()
+    told = [await json_reader.event(), await json_reader.event()]
+    assert sorted(event["channel"] for event in told) == ["news", "quiet"]
+    assert {(event["type"], event["missed"]) for event in told} == {("gap", None)}
+    code, reason = await raw_reader.close_frame()
+    assert (code, reason.split(";")[0]) == (1012, "code=service_restart")
+    raw_reader.close()
+    await commander.command(type="publish", channel="news", text="again", id=2)
+    assert await commander.event() == {"type": "ack", "id": 2}
+    assert (await json_reader.event())["text"] == "again"
+
+
+async def test_publishes_under_way_when_the_link_breaks_have_an_unknown_outcome(cluster: Cluster) -> None:
+    one = cluster.workers[0]
+    commander, publisher, idle = await one.open_json(), await one.open("news|send"), await one.open("news|send")
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(cluster.engine.exchange.fileno())  # it stands still, as a stopped process does
+    await commander.command(type="publish", channel="news", text="x", id=1)
+    await publisher.send(frame(TEXT, b"y"))
+    await wait_until(lambda: one.counter("n_published") == 2)
+    cluster.stop_engine()
+    error = await commander.event()
+    assert (error["code"], error["id"]) == ("outcome_unknown", 1)
+    code, reason = await publisher.close_frame()
+    assert (code, reason.split(";")[0]) == (4104, "code=outcome_unknown")
+    publisher.close()
+    await idle.caught_up()
+    cluster.start_engine()
+    await cluster.all_linked()
+
+
+async def test_a_publisher_that_is_faster_than_the_engine_is_not_read_and_loses_nothing() -> None:
+    async with several(2, limits_send_queue_bytes=2**24) as cluster:
+        one, two = cluster.workers
+        reader, publisher = await two.open("news|recv"), await one.open("news|send")
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(cluster.engine.exchange.fileno())
+        payload, count = b"x" * 60_000, 200
+        sending = asyncio.create_task(publisher.send(frame(TEXT, payload) * count))
+        await wait_until(lambda: not one.reactor.link_has_credit, "the window is full")
+        published = one.counter("n_published")
+        assert published < count
+        idle = await one.open_json()
+        await idle.command(type="ping", id=1)
+        assert await idle.event() == {"type": "ack", "id": 1}
+        assert one.counter("n_published") == published, "nothing more is taken without credit"
+        loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+        for _ in range(count):
+            assert (await reader.frame()).payload == payload
+        await sending
+        assert one.counter("n_published") == count
+
+
+async def test_commands_wait_for_credit_in_line_and_are_all_acked(cluster: Cluster) -> None:
+    one = cluster.workers[0]
+    loop = asyncio.get_running_loop()
+    publisher = await one.open("news|send")
+    loop.remove_reader(cluster.engine.exchange.fileno())
+    sending = asyncio.create_task(publisher.send(frame(TEXT, b"x" * 60_000) * 100))
+    await wait_until(lambda: not one.reactor.link_has_credit)
+    commanders = [await one.open_json() for _ in range(3)]
+    for number, commander in enumerate(commanders):
+        await commander.command(type="publish", channel="news", text="z", id=number)
+    loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+    for number, commander in enumerate(commanders):
+        assert await commander.event() == {"type": "ack", "id": number}
+    await sending
+
+
+async def test_a_worker_that_stands_still_loses_messages_and_its_subscribers_are_told_how_many() -> None:
+    async with several(2, most_output_bytes=100_000, channels={"calm": {"queue": "drop_oldest"}}) as cluster:
+        one, two = cluster.workers
+        fast, slow, raw = await one.open_json("news"), await two.open_json("news"), await two.open("news|recv")
+        publisher = await one.open_json()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(two.reactor.fileno())
+        count = 200
+        for number in range(count):
+            await publisher.command(type="publish", channel="news", text=f"{number} " + "x" * 20_000, id=number)
+            assert (await publisher.event())["id"] == number
+            assert (await fast.event())["text"].startswith(f"{number} ")
+        assert cluster.engine.exchange.lost_count > 0
+        loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+        await publisher.command(type="publish", channel="news", text="end", id="end")
+        heard, missed = 0, 0
+        while True:
+            event = await slow.event()
+            if event["type"] == "gap":
+                missed += event["missed"]
+                break
+            assert event["text"].startswith(f"{heard} "), "nothing is missing before the gap"
+            heard += 1
+        # Whatever came after the notice is heard; what came before is either heard or counted.
+        late = count + 1 - heard - missed
+        assert 0 <= late <= 1
+        if late:
+            assert (await slow.event())["text"] == "end"
+        opcode, payload = 1, b""
+        while opcode == 1:
+            opcode, payload = await raw.frame()
+        assert payload[:2] == (1012).to_bytes(2), "a raw subscriber cannot be told: it is ended"
+        raw.close()
+
+
+async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:
+    one, two = cluster.workers
+    reader = await two.open("news|recv")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, cluster.address)
+    await loop.sock_sendall(sock, b"\xff" * 4096)
+    assert await loop.sock_recv(sock, 1) == b""
+    sock.close()
+    await (await one.open("news|send")).send(frame(TEXT, b"still"))
+    assert await reader.text() == "still"
+    assert all(link.up for link in cluster.links)
