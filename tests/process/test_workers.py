@@ -168,6 +168,19 @@ def test_a_second_signal_ends_it_without_waiting_for_the_silent(tmp_path: Path) 
         silent.close()
 
 
+def test_every_worker_accepts_until_the_delay_before_the_end_is_over(tmp_path: Path) -> None:
+    with notifications() as (receiver, told):
+        flags = configuration(tmp_path, limits=["[drain]", "delay_seconds = 3000.0"])
+        with serving("--workers", "2", *flags, extra=told) as broker:
+            assert next_message(receiver).startswith("READY=1")
+            broker.signal(signal.SIGTERM)
+            assert next_message(receiver).startswith("STOPPING=1")
+            clients = [client_of(broker, pid) for pid in workers(broker).values()]
+            broker.signal(signal.SIGTERM)
+            assert [say_goodbye(client) for client in clients] == [1001] * 2
+            assert broker.status() == 0
+
+
 def test_a_second_signal_ends_even_what_does_not_hear_it(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path, PATIENT)) as broker:
         os.kill(workers(broker)[0], signal.SIGSTOP)
@@ -198,7 +211,9 @@ def test_a_worker_that_dies_again_and_again_ends_the_broker_with_the_reason(tmp_
 
 
 def test_a_child_that_is_never_ready_ends_the_broker_with_the_reason(tmp_path: Path) -> None:
-    flags = configuration(tmp_path, "start_seconds = 0.001", "most_early_deaths = 2")
+    flags = configuration(
+        tmp_path, "start_seconds = 0.001", "most_early_deaths = 2", limits=["[drain]", "delay_seconds = 3000.0"]
+    )
     result = run("serve", "--dev", "--workers", "2", "--listen", "127.0.0.1:0", *flags)
     assert (result.status, result.output) == (CANNOT_RUN, "")
     assert "engine" in result.errors.splitlines()[-1]
