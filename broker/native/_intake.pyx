@@ -100,7 +100,7 @@ cdef class Intake(Lifecycle):
         if self.accept_paused:
             return False
         for i in range(ACCEPT_BATCH):
-            if self.left_when_full and self.table.used >= self.max_connections:
+            if self.left_when_full and self.table.used - self.refusing >= self.max_connections:
                 self.accept_left = True
                 self.watch_listeners()
                 return False

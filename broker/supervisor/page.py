@@ -8,11 +8,9 @@ u64, so a reader sees it old or new and never half; no two values are promised t
 
 import mmap
 import os
-from collections.abc import Iterator
 
 from broker.native._counters import NAMES, SIZE
 
-STATES = ("empty", "starting", "accepting", "draining")
 EMPTY, STARTING, ACCEPTING, DRAINING = range(4)
 
 # After the counters, in this order.
@@ -107,10 +105,6 @@ class Page:
     def worker_rows(self, index: int) -> tuple[Row, ...]:
         """Those of one worker, of every generation."""
         return tuple(self._rows[worker_slot(index, generation)] for generation in range(GENERATIONS))
-
-    def living(self) -> Iterator[Row]:
-        """Rows of children that are there."""
-        return (row for row in self._rows[ENGINE:] if row.state != EMPTY)
 
     def retire(self, slot: int) -> None:
         """What a dead child counted stays counted; what it had is gone."""

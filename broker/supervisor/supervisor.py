@@ -67,6 +67,7 @@ class Supervisor:
         self._workers: list[Keeper] = []
         self._former: list[Keeper] = []  # of the generation before, draining; or of one that failed to come up
         self._generation = 0
+        self._announced = False
         self._judge = Judge(config.supervisor.stuck_seconds)
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -99,6 +100,7 @@ class Supervisor:
         if not await self._until(all_ready(self._workers)):
             return
         announce()
+        self._announced = True
         self._notifier.ready(self._status())
         while await self._until(self._reload.wait()):
             self._reload.clear()
@@ -253,7 +255,8 @@ class Supervisor:
     async def _end(self) -> None:
         self._stop.set()
         self._notifier.stopping("closing connections")
-        await self._delay(self._config.drain.delay_seconds)
+        if self._announced:  # otherwise nobody sends clients here
+            await self._delay(self._config.drain.delay_seconds)
         for listener in self._listeners:
             listener.close()
         workers = [*self._workers, *self._former]

@@ -31,6 +31,8 @@ PATIENT = "stuck_seconds = 3600.0"
 def test_every_worker_accepts_by_the_time_the_page_is_named(tmp_path: Path) -> None:
     with serving("--workers", "3", *configuration(tmp_path)) as broker:
         assert sorted(workers(broker)) == [0, 1, 2]
+        for pid in children(broker):
+            assert os.getpgid(pid) == pid, "a terminal's Ctrl-C would reach it"
         for pid in workers(broker).values():
             client = client_of(broker, pid)
             client.sendall(frame(TEXT, b"hello"))
@@ -166,6 +168,29 @@ def test_a_second_signal_ends_it_without_waiting_for_the_silent(tmp_path: Path) 
         silent.close()
 
 
+def test_every_worker_accepts_until_the_delay_before_the_end_is_over(tmp_path: Path) -> None:
+    with notifications() as (receiver, told):
+        flags = configuration(tmp_path, limits=["[drain]", "delay_seconds = 3000.0"])
+        with serving("--workers", "2", *flags, extra=told) as broker:
+            assert next_message(receiver).startswith("READY=1")
+            broker.signal(signal.SIGTERM)
+            assert next_message(receiver).startswith("STOPPING=1")
+            clients = [client_of(broker, pid) for pid in workers(broker).values()]
+            broker.signal(signal.SIGTERM)
+            assert [say_goodbye(client) for client in clients] == [1001] * 2
+            assert broker.status() == 0
+
+
+def test_a_second_signal_ends_even_what_does_not_hear_it(tmp_path: Path) -> None:
+    with serving("--workers", "2", *configuration(tmp_path, PATIENT)) as broker:
+        os.kill(workers(broker)[0], signal.SIGSTOP)
+        broker.signal(signal.SIGTERM)
+        broker.said("ended with status 0")  # the other one
+        broker.signal(signal.SIGTERM)
+        assert broker.status() == 0
+        broker.said("worker 0 .* was ended by SIGKILL")
+
+
 def test_a_worker_that_hangs_while_all_are_told_to_end_does_not_hold_up_the_end(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path, "stuck_seconds = 0.5")) as broker:
         os.kill(workers(broker)[0], signal.SIGSTOP)
@@ -186,7 +211,9 @@ def test_a_worker_that_dies_again_and_again_ends_the_broker_with_the_reason(tmp_
 
 
 def test_a_child_that_is_never_ready_ends_the_broker_with_the_reason(tmp_path: Path) -> None:
-    flags = configuration(tmp_path, "start_seconds = 0.001", "most_early_deaths = 2")
+    flags = configuration(
+        tmp_path, "start_seconds = 0.001", "most_early_deaths = 2", limits=["[drain]", "delay_seconds = 3000.0"]
+    )
     result = run("serve", "--dev", "--workers", "2", "--listen", "127.0.0.1:0", *flags)
     assert (result.status, result.output) == (CANNOT_RUN, "")
     assert "engine" in result.errors.splitlines()[-1]
@@ -236,10 +263,12 @@ def test_a_reload_under_connects_refuses_and_resets_nobody(tmp_path: Path) -> No
 
 def test_reloads_follow_each_other(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path)) as broker:
+        held = len(os.listdir(f"/proc/{broker.process.pid}/fd"))
         for times in (1, 2, 3):
             broker.signal(signal.SIGHUP)
             broker.said("reloaded; ", times)
             broker.said("ended with status 0", 2 * times)
+        assert len(os.listdir(f"/proc/{broker.process.pid}/fd")) == held
         slowest_connect(broker, 10)
         assert broker.stop() == 0
 

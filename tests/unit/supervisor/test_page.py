@@ -44,7 +44,6 @@ def test_what_a_child_says_is_read_by_whoever_maps_the_page(page: Page) -> None:
     assert (ours.pid, ours.state, ours.paused, ours.heartbeat_ns) == (1234, STARTING, False, 0)
     theirs.state, theirs.paused, theirs.heartbeat_ns = ACCEPTING, True, 2**63 + 1
     assert (ours.state, ours.paused, ours.heartbeat_ns) == (ACCEPTING, True, 2**63 + 1)
-    assert [row.pid for row in page.living()] == [1234]
 
 
 def test_rows_do_not_reach_into_each_other(page: Page) -> None:
