@@ -28,6 +28,7 @@ cdef class Linked(Intake):
     cdef void read_link(self)
     cdef void take_link(self)
     cdef void flush_link(self)
+    cdef bint link_waits(self) noexcept nogil       # something was put on it after it was flushed
     cdef void lose_link(self)
     cdef bint _take_record(self, const Record *record) except -1
     cdef void _deliver(self, const Record *record)

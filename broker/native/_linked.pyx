@@ -155,6 +155,9 @@ cdef class Linked(Intake):
             self.link_watched_out = waits
             poller_watch(self.poller, WATCH_CHANGE, self.pipe.fd, POLL_IN | POLL_OUT if waits else POLL_IN, TAG_LINK)
 
+    cdef bint link_waits(self) noexcept nogil:
+        return self.attached and not self.link_watched_out and pipe_waiting(&self.pipe) != 0
+
     cdef void lose_link(self):
         """The other end is gone, or speaks nonsense. Not inside a fan-out."""
         cdef uint32_t i

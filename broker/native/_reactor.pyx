@@ -86,7 +86,7 @@ cdef class Reactor(Verbs):
         except BaseException as error:      # cannot come from a connection: those are caught one by one
             self._report(error)
         self.in_turn = False
-        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or not self.lanes_empty():
+        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or not self.lanes_empty() or self.link_waits():
             self.schedule()
 
     cdef void _turn(self):

@@ -172,6 +172,22 @@ def test_acks_are_told_to_the_python_side_only_while_it_waits() -> None:
         assert world.reactor.link_under_way == 0
 
 
+def test_what_is_said_at_the_end_of_a_turn_does_not_wait_for_the_next_event() -> None:
+    with linked() as (world, link):
+        link.attach()
+        peer = world.open()
+
+        def left(conn: int) -> None:
+            world.turns_asked.clear()
+            world.reactor.link_call(6, 0, b"c", b"left")
+
+        world.when_ended = left
+        peer.close()
+        world.turn_until(lambda: world.ends)
+        assert world.turns_asked, "a turn is asked for"
+        assert [record.payload for record in link.got()] == [b"left"]
+
+
 def test_a_fan_out_larger_than_a_turn_is_finished_in_the_next_ones_in_order() -> None:
     with linked() as (world, link):
         link.attach()
