@@ -6,6 +6,7 @@ easily). Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or confi
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def main() -> None:
     "--workers", type=int, default=1, show_default=True, callback=_one_worker, help="Worker processes; only 1 for now."
 )
 @click.option(
+    "--history",
+    "history_count",
+    type=click.IntRange(0, 2**20),
+    metavar="N",
+    help="Keep the last N messages of every channel for those who come back. [default: 0]",
+)
+@click.option(
     "--origin",
     "origins",
     multiple=True,
@@ -86,13 +94,20 @@ def main() -> None:
 )
 @click.option("--verbose", is_flag=True, help="Log the life of every session.")
 def serve(
-    dev: bool, listen: str | None, workers: int, origins: tuple[str, ...], config_file: Path | None, verbose: bool
+    dev: bool,
+    listen: str | None,
+    workers: int,
+    history_count: int | None,
+    origins: tuple[str, ...],
+    config_file: Path | None,
+    verbose: bool,
 ) -> None:
     """Serve WebSockets until SIGTERM or Ctrl-C.
 
     \b
     Examples:
       ws-broker serve --dev
+      ws-broker serve --dev --history 100
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
     """
     check_system()
@@ -110,7 +125,7 @@ def serve(
     if origins:
         overrides["server.origins"] = list(origins)
     try:
-        config = load(config_file, overrides)
+        config = load(config_file, overrides, history_count)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"ws-broker: {problem}", err=True)
@@ -120,6 +135,9 @@ def serve(
             "nobody could connect: this version admits clients with --dev only (on this machine, without tokens)",
             EXIT_USAGE,
         )
+    state_directory = config.server.state_directory
+    if state_directory and not os.access(state_directory, os.R_OK | os.W_OK | os.X_OK):
+        _end(f"server.state_directory: {state_directory} is no directory that can be written")
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

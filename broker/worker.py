@@ -6,10 +6,13 @@ and every connection has been closed, or the time for that is over.
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -17,8 +20,10 @@ import uvloop
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
+from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
+from broker.engine.snapshot import restore, save
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
@@ -31,6 +36,8 @@ from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
+
+log = logging.getLogger("broker.worker")
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -47,7 +54,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
-        engine: Callable[[Sink], Engine] = MemoryEngine,
+        engine: Callable[[Sink], Engine] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -73,14 +80,20 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
+        self.history: History | None = None
+        if engine is None:
+            self.history = history = open_history(config)
+            engine = lambda sink: MemoryEngine(sink, history)  # noqa: E731
         self.node = Node(
             self.reactor,
             engine,
             config.channels,
             limits.max_json_depth,
+            most_read_bytes=limits.send_queue_bytes // 4,
             interest_linger_seconds=limits.interest_linger_seconds,
             join_seconds=limits.handshake_seconds,
         )
+        self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.gateway.reactor = self.reactor
@@ -134,6 +147,27 @@ class Worker:
             self._ticking.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
+        if self.history is not None:
+            save_history(self._config, self.history)
+
+
+def open_history(config: Config) -> History:
+    """What the last process left, if there is anything of use; else an empty one."""
+    limits, state = config.limits, None
+    if config.server.state_directory:
+        # Everything counted once, and what msgpack and hash add to it.
+        most_bytes = 2 * limits.history_bytes + 512 * limits.message_ids
+        state = restore(Path(config.server.state_directory), most_bytes, limits.snapshot_seconds, time.time)
+    return History(limits.history_bytes, limits.message_ids, time.time, state)
+
+
+def save_history(config: Config, history: History) -> None:
+    """For the next process; a failure costs the history, not the end."""
+    if config.server.state_directory:
+        try:
+            save(Path(config.server.state_directory), history.state(), time.time())
+        except OSError as error:
+            log.error("the history is lost with this process: %s", error)
 
 
 def max_connections(configured: int) -> int:

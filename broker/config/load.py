@@ -156,6 +156,8 @@ def _contradictions(config: Config) -> Iterator[str]:
 def _channel_problems(config: Config) -> Iterator[str]:
     most = config.limits.history_bytes
     for pattern, policy in config.channels.items():
+        if policy.queue == "catch_up" and not policy.history_count:
+            yield f'channels."{pattern}".queue: catch_up reads on from the history, so history_count must be above 0'
         if policy.history_count and policy.history_bytes > most:
             yield (
                 f'channels."{pattern}".history_bytes: must not be above limits.history_bytes ({most}): one channel '

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 Payload = Literal["any", "json", "text", "binary"]
-QueuePolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
+QueuePolicy = Literal["auto", "disconnect", "drop_oldest", "drop_newest", "latest", "catch_up"]
 RefusalStyle = Literal["auto", "close", "http"]
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -138,8 +138,9 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # What may be published. "json" is checked once and delivered as `data`; "any" keeps what came as it came.
     payload: Payload = "any"
-    # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message.
-    queue: QueuePolicy = "disconnect"
+    # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message;
+    # "catch_up" takes back what is queued and reads on from the history. "auto": that with history, else disconnect.
+    queue: QueuePolicy = "auto"
     # What is kept for those who come back: so many messages (0 = none), so old at most, so many payload bytes at most.
     # Five minutes: longer than a tunnel, a reload and a deploy. 1 MiB: what a send queue holds as well.
     history_count: Annotated[int, Meta(ge=0, le=2**20)] = 0

@@ -26,7 +26,7 @@ def new_epoch() -> str:
     return "".join(secrets.choice(_EPOCH_ALPHABET) for _ in range(EPOCH_CHARACTERS))
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class SavedMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A kept publication in a snapshot."""
 
     kind: int
@@ -35,15 +35,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     time_ms: int
 
 
-class Shelf(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class SavedChannel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A channel in a snapshot; entries end at `head`."""
 
     channel: bytes
     head: int
-    entries: list[Entry]
+    entries: list[SavedMessage]
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class SavedId(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A message id in a snapshot."""
 
     channel: bytes
@@ -57,8 +57,8 @@ class State(msgspec.Struct, frozen=True, gc=False):
 
     epoch: str
     floor: int
-    shelves: list[Shelf]
-    seen: list[Seen]
+    channels: list[SavedChannel]
+    message_ids: list[SavedId]
 
 
 class _Kept(Ring):
@@ -191,26 +191,26 @@ class History:
 
     def state(self) -> State:
         """Everything, for `History(state=...)` of the next process. What was joined counts as used last."""
-        shelves = []
+        channels = []
         ordered = [*self._evictable, *(name for name in self._rings if name not in self._evictable)]
         for channel in ordered:
             ring = self._rings[channel]
             page = ring.after(ring.start, len(ring), ring.cost)
-            entries = [Entry(one.kind, one.payload, one.extra, one.time_ms) for one in page]
-            shelves.append(Shelf(channel, ring.head, entries))
+            entries = [SavedMessage(one.kind, one.payload, one.extra, one.time_ms) for one in page]
+            channels.append(SavedChannel(channel, ring.head, entries))
         seen = [
-            Seen(channel, message_id, until, receipt.position)
+            SavedId(channel, message_id, until, receipt.position)
             for (channel, message_id), (until, receipt) in self._seen.items()
         ]
-        return State(self.epoch, self.floor, shelves, seen)
+        return State(self.epoch, self.floor, channels, seen)
 
     def _restore(self, state: State) -> None:
-        for shelf in state.shelves:
-            ring = self._rings[shelf.channel] = _Kept(self.epoch, shelf.head - len(shelf.entries))
-            for number, entry in enumerate(shelf.entries, ring.head + 1):
+        for saved in state.channels:
+            ring = self._rings[saved.channel] = _Kept(self.epoch, saved.head - len(saved.entries))
+            for number, entry in enumerate(saved.entries, ring.head + 1):
                 ring.append(
                     Publication(
-                        shelf.channel,
+                        saved.channel,
                         entry.kind,
                         entry.payload,
                         entry.extra,
@@ -219,9 +219,9 @@ class History:
                         time_ms=entry.time_ms,
                     )
                 )
-            self._touch(shelf.channel, ring)
-        for seen in state.seen[-self._most_message_ids :]:
-            self._seen[(seen.channel, seen.message_id)] = (seen.until, Receipt(None, seen.position))
+            self._touch(saved.channel, ring)
+        for one in state.message_ids[-self._most_message_ids :]:
+            self._seen[(one.channel, one.message_id)] = (one.until, Receipt(None, one.position))
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

@@ -97,6 +97,12 @@ class Ring:
         self._items.clear()
         self._first = self.size = self.cost = 0
 
+    def renew(self, epoch: str, head: int) -> None:
+        """Nothing of what was known holds any more."""
+        self.clear()
+        self.epoch = epoch
+        self.head = head
+
     def after(self, cursor: int, most_count: int, most_bytes: int) -> list[Publication]:
         """The next ones after an offset that is not before `start`; at least one, if there is any."""
         place = self._first + cursor - self.start

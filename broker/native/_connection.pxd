@@ -60,6 +60,7 @@ cdef struct Connection:
     Connection *next_pending
     Connection *next_doomed
     Connection *next_grave
+    Connection *next_hungry
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,
     uint32_t message_tick           # of the message begun,
@@ -79,6 +80,7 @@ cdef struct Connection:
     uint8_t peer_closed             # its Close has come
     uint8_t end_written             # our last byte is with the kernel
     uint8_t identified              # identity is made
+    uint8_t hungry                  # in the hungry list: it wanted room and has it, or has ended
     uint8_t reset                   # close with RST: a deadline passed
 
 cdef struct Place:

@@ -389,6 +389,7 @@ cdef class Intake(Lifecycle):
         message.channel = channel
         message.payload = parsed.data
         message.size = parsed.size
+        message.offset = message.time_ms = 0
         message.kind = KIND_TEXT if parsed.opcode == 1 else KIND_BINARY
         if channel.payload == PAYLOAD_JSON and parsed.opcode == 1:
             problem = json_check(parsed.data, parsed.size, self.json_depth, &where)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from broker.config.load import load
 from broker.engine.base import Engine, Sink
-from broker.engine.memory import MemoryEngine
 from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
@@ -327,7 +326,7 @@ class Broker:
     def check_ledger(self) -> None:
         """Every delivery that was due is written, dropped by a policy, discarded by a close, or waiting."""
         c = self.counters()
-        dropped = c["n_dropped_oldest"] + c["n_dropped_newest"] + c["n_dropped_latest"]
+        dropped = c["n_dropped_oldest"] + c["n_dropped_newest"] + c["n_dropped_latest"] + c["n_put_off"]
         assert c["n_offered"] == c["n_written"] + dropped + c["n_discarded"] + c["g_queued"], c
 
 
@@ -349,7 +348,7 @@ async def _settle(broker: Broker) -> None:
 async def running(
     *,
     authority: Authority | None = None,
-    engine: Callable[[Sink], Engine] = MemoryEngine,
+    engine: Callable[[Sink], Engine] | None = None,
     **overrides: object,
 ) -> AsyncIterator[Broker]:
     """A worker with --dev; `limits_ping_seconds=1` stands for limits.ping_seconds, `channels={...}` for the table."""

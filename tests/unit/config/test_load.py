@@ -76,7 +76,7 @@ def test_a_misspelt_key_is_answered_with_the_right_one(write: Write) -> None:
 
 def test_a_wrong_choice_is_answered_with_the_choices(write: Write) -> None:
     assert problems(write('[channels.a]\nqueue = "drop"\n')) == [
-        'channels."a".queue: must be one of disconnect, drop_oldest, drop_newest, latest'
+        'channels."a".queue: must be one of auto, disconnect, drop_oldest, drop_newest, latest, catch_up'
     ]
 
 
