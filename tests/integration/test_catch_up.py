@@ -80,7 +80,9 @@ async def test_what_must_not_be_lost_takes_the_place_of_what_can_be_read_again(b
     await publish(broker, "strict", count=10)
     # An answer, too, finds room.
     await reader.command(type="ping", id="still here")
-    strict, kept, answers = [], [], 0
+    strict: list[int] = []
+    kept: list[int] = []
+    answers = 0
     while len(strict) + len(kept) + answers < 21:
         event = await reader.event()
         assert event["type"] != "gap"
