@@ -47,8 +47,8 @@ def test_who_comes_back_after_a_restart_has_missed_nothing(flags: list[str], tmp
         client = broker.open(JSON)
         event(client)
         position = publish(client, range(100))[49]
-        assert broker.stop() == 0
         client.close()
+        assert broker.stop() == 0
     with serving(*flags) as broker:
         recovered, client = come_back(broker, position)
         with closing(client):
@@ -71,8 +71,8 @@ def test_who_comes_back_after_a_crash_is_told_that_something_is_missing(flags: l
         client = broker.open(JSON)
         event(client)
         publish(client, range(10))
-        assert broker.stop() == 0
         client.close()
+        assert broker.stop() == 0
     # The snapshot is used up by the process that crashes: its own offsets must not come again.
     with serving(*flags) as broker:
         client = broker.open(JSON)
@@ -94,8 +94,8 @@ def test_a_damaged_snapshot_costs_one_line_and_no_start(flags: list[str], tmp_pa
         client = broker.open(JSON)
         event(client)
         position = publish(client, range(10))[0]
-        assert broker.stop() == 0
         client.close()
+        assert broker.stop() == 0
     snapshot = tmp_path / "history.snapshot"
     damaged = bytearray(snapshot.read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -119,8 +119,8 @@ def test_a_message_that_is_published_again_after_a_restart_is_published_once(fla
             event(client)
             client.sendall(command)
             positions.append(event(client)["position"])
-            assert broker.stop() == 0
             client.close()
+            assert broker.stop() == 0
     assert positions[0] == positions[1]
 
 
@@ -129,8 +129,8 @@ def test_without_a_state_directory_a_restart_is_a_new_epoch() -> None:
         client = broker.open(JSON)
         event(client)
         (position,) = publish(client, range(1))
-        assert broker.stop() == 0
         client.close()
+        assert broker.stop() == 0
     with serving("--history", "10") as broker:
         recovered, client = come_back(broker, position)
         client.close()
@@ -151,8 +151,8 @@ def test_a_disk_that_refuses_costs_the_history_and_not_the_end(flags: list[str],
         event(client)
         publish(client, range(10))
         (tmp_path / "history.snapshot.draft").mkdir()
-        assert broker.stop() == 0
         client.close()
+        assert broker.stop() == 0
         (line,) = broker.errors.splitlines()
         assert "the history is lost with this process" in line
     assert os.listdir(tmp_path / "history.snapshot.draft") == []
