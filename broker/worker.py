@@ -6,13 +6,10 @@ and every connection has been closed, or the time for that is over.
 
 import asyncio
 import gc
-import logging
 import resource
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -23,7 +20,7 @@ from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
-from broker.engine.snapshot import restore, save
+from broker.engine.snapshot import open_history, save_history
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
@@ -36,8 +33,6 @@ from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
-
-log = logging.getLogger("broker.worker")
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -149,25 +144,6 @@ class Worker:
         self.reactor.destroy()
         if self.history is not None:
             save_history(self._config, self.history)
-
-
-def open_history(config: Config) -> History:
-    """What the last process left, if there is anything of use; else an empty one."""
-    limits, state = config.limits, None
-    if config.server.state_directory:
-        # Everything counted once, and what msgpack and hash add to it.
-        most_bytes = 2 * limits.history_bytes + 512 * limits.message_ids
-        state = restore(Path(config.server.state_directory), most_bytes, limits.snapshot_seconds, time.time)
-    return History(limits.history_bytes, limits.message_ids, time.time, state)
-
-
-def save_history(config: Config, history: History) -> None:
-    """For the next process; a failure costs the history, not the end."""
-    if config.server.state_directory:
-        try:
-            save(Path(config.server.state_directory), history.state(), time.time())
-        except OSError as error:
-            log.error("the history is lost with this process: %s", error)
 
 
 def max_connections(configured: int) -> int:

@@ -8,12 +8,14 @@ another version's) means a new epoch and one line in the log, never a start that
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from broker.engine.history import State
+from broker.config.schema import Config
+from broker.engine.history import History, State
 
 log = logging.getLogger("broker.engine")
 
@@ -26,6 +28,25 @@ _HEAD_BYTES = len(MAGIC) + 32
 class _Contents(msgspec.Struct, frozen=True, gc=False):
     saved: float
     state: State
+
+
+def open_history(config: Config) -> History:
+    """For whoever runs the engine: what the last process left, if there is anything of use; else an empty one."""
+    limits, state = config.limits, None
+    if config.server.state_directory:
+        # Everything counted once, and what msgpack and hash add to it.
+        most_bytes = 2 * limits.history_bytes + 512 * limits.message_ids
+        state = restore(Path(config.server.state_directory), most_bytes, limits.snapshot_seconds, time.time)
+    return History(limits.history_bytes, limits.message_ids, time.time, state)
+
+
+def save_history(config: Config, history: History) -> None:
+    """At the end of whoever runs the engine. A failure costs the history, not the end."""
+    if config.server.state_directory:
+        try:
+            save(Path(config.server.state_directory), history.state(), time.time())
+        except OSError as error:
+            log.error("the history is lost with this process: %s", error)
 
 
 def save(directory: Path, state: State, now: float) -> None:

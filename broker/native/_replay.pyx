@@ -84,12 +84,16 @@ cdef class Replaying(Verbs):
         self.hub.forget_replayed()
 
     def go_live(self, uint64_t conn, bytes name not None):
-        """Nothing is left to replay: from now on it gets what is published. False = gone, or not behind."""
+        """Nothing is left to replay: from now on it gets what is published. GONE, QUEUED (it is live), or FULL: what was queued of
+        it has been taken back meanwhile, and on_room will say from where to go on.
+        """
         cdef Subscription *subscription = self.behind(conn, name)
-        if subscription == NULL or subscription.untold:
-            return False
+        if subscription == NULL:
+            return FED_GONE
+        if subscription.untold:
+            return FED_FULL
         self.hub.enter(<Channel *>subscription.channel, subscription)
-        return True
+        return FED_QUEUED
 
     def missed_behind(self, uint64_t conn, bytes name not None, count):
         """Queues a gap notice for one subscription that is behind; None = nobody knows how many. False = raw, or gone."""

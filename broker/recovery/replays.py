@@ -153,10 +153,9 @@ class Replays:
             replay.cursor = one.offset
         if replay.cursor < ring.head:
             return True
-        # Untold that it fell back meanwhile, it does not go live, and on_room will say from where to go on.
-        if self._reactor.go_live(conn, name):
-            return self._forget(replay)
-        return False
+        if self._reactor.go_live(conn, name) == FULL:
+            return False  # on_room follows
+        return self._forget(replay)
 
     def _forget(self, replay: Replay) -> bool:
         of_conn = self._of.get(replay.conn)

@@ -24,6 +24,7 @@ class FakeReactor:
         self.here: set[int] = set()
         self.json = True
         self.broken: set[int] = set()
+        self.taken_back: set[int] = set()
         self.reported: list[BaseException] = []
 
     def replay(self, conn: int, name: bytes, kind: int, payload: bytes, extra: bytes, offset: int, time_ms: int) -> int:
@@ -39,10 +40,13 @@ class FakeReactor:
         self.order.append(conn)
         return QUEUED
 
-    def go_live(self, conn: int, name: bytes) -> bool:
-        if conn in self.here:
-            self.given.setdefault(conn, []).append("live")
-        return conn in self.here
+    def go_live(self, conn: int, name: bytes) -> int:
+        if conn not in self.here:
+            return GONE
+        if conn in self.taken_back:
+            return FULL
+        self.given.setdefault(conn, []).append("live")
+        return QUEUED
 
     def missed_behind(self, conn: int, name: bytes, count: int | None) -> bool:
         if self.json:
@@ -160,6 +164,26 @@ def test_what_was_taken_back_of_a_replay_is_read_again(stage: Stage) -> None:
     stage.replays.on_room(1, [(b"news", 2)])
     stage.loop()
     assert stage.reactor.given == {1: [1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, "live"]}
+
+
+def test_what_is_taken_back_at_the_very_end_keeps_it_from_going_live(stage: Stage) -> None:
+    stage.fill(3)
+    stage.reactor.taken_back.add(1)
+    stage.start(1)
+    stage.loop()
+    assert stage.reactor.given == {1: [1, 2, 3]}
+    stage.reactor.taken_back.clear()
+    stage.replays.on_room(1, [(b"news", 1)])
+    stage.loop()
+    assert stage.reactor.given == {1: [1, 2, 3, 2, 3, "live"]}
+    assert stage.replays.count == 0
+
+
+def test_who_left_with_nothing_to_read_any_more_is_forgotten(stage: Stage) -> None:
+    stage.start(1)
+    stage.reactor.here.clear()
+    stage.loop()
+    assert stage.replays.count == 0
 
 
 def test_what_is_trimmed_in_between_is_told_with_its_count(stage: Stage) -> None:
