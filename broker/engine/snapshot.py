@@ -34,8 +34,8 @@ def open_history(config: Config) -> History:
     """For whoever runs the engine: what the last process left, if there is anything of use; else an empty one."""
     limits, state = config.limits, None
     if config.server.state_directory:
-        # Everything counted once, and what msgpack and hash add to it.
-        most_bytes = 2 * limits.history_bytes + 512 * limits.message_ids
+        # Everything that is counted, ids as long as they may be, and room for channels that are joined and empty.
+        most_bytes = 2 * limits.history_bytes + 1024 * limits.message_ids + 2**24
         state = restore(Path(config.server.state_directory), most_bytes, limits.snapshot_seconds, time.time)
     return History(limits.history_bytes, limits.message_ids, time.time, state)
 
