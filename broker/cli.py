@@ -5,6 +5,7 @@ easily). Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or confi
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def main() -> None:
     help="Worker processes; auto: one for each processor that is ours. [default: 1]",
 )
 @click.option(
+    "--history",
+    "history_count",
+    type=click.IntRange(0, 2**20),
+    metavar="N",
+    help="Keep the last N messages of every channel for those who come back. [default: 0]",
+)
+@click.option(
     "--origin",
     "origins",
     multiple=True,
@@ -93,6 +101,7 @@ def serve(
     dev: bool,
     listen: str | None,
     workers: int | str | None,
+    history_count: int | None,
     origins: tuple[str, ...],
     config_file: Path | None,
     verbose: bool,
@@ -102,6 +111,7 @@ def serve(
     \b
     Examples:
       ws-broker serve --dev
+      ws-broker serve --dev --history 100
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
       ws-broker serve --dev --workers auto
     """
@@ -115,10 +125,10 @@ def serve(
         overrides["server.workers"] = workers
     if origins:
         overrides["server.origins"] = list(origins)
-    _serve(config_file, overrides, verbose)
+    _serve(config_file, overrides, history_count, verbose)
 
 
-def _serve(config_file: Path | None, overrides: dict[str, object], verbose: bool) -> None:
+def _serve(config_file: Path | None, overrides: dict[str, object], history_count: int | None, verbose: bool) -> None:
     from broker.config.errors import ConfigError
     from broker.config.load import load
     from broker.config.schema import Config
@@ -130,7 +140,7 @@ def _serve(config_file: Path | None, overrides: dict[str, object], verbose: bool
     from broker.supervisor.supervisor import run as supervise
 
     def read() -> Config:
-        config = load(config_file, overrides)
+        config = load(config_file, overrides, history_count)
         if not config.server.dev:
             raise ConfigError(
                 ["nobody could connect: this version admits clients with --dev only (on this machine, without tokens)"]
@@ -143,6 +153,9 @@ def _serve(config_file: Path | None, overrides: dict[str, object], verbose: bool
         for problem in error.problems:
             click.echo(f"ws-broker: {problem}", err=True)
         raise SystemExit(EXIT_USAGE) from None
+    state_directory = config.server.state_directory
+    if state_directory and not os.access(state_directory, os.R_OK | os.W_OK | os.X_OK):
+        _end(f"server.state_directory: {state_directory} is no directory that can be written")
     configure_logging(verbose)
     workers = usable_cpus() if config.server.workers == "auto" else config.server.workers
     try:

@@ -16,10 +16,13 @@ from broker.config.schema import ChannelPolicy
 from broker.engine.base import Engine, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt, Sink
 from broker.engine.interest import Interest, Interests
 from broker.engine.members import Members
+from broker.engine.ring import position_of
 from broker.native._json import PROBLEMS, check
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
 from broker.protocol import events
+from broker.recovery.replays import Replays, envelope
+from broker.recovery.shelves import Shelves
 
 KIND_JSON, KIND_TEXT, KIND_BINARY = 0, 1, 2
 PAYLOADS = ("any", "json", "text", "binary")
@@ -41,6 +44,22 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     presence: bool = False
 
 
+class Begun(msgspec.Struct, frozen=True, gc=False):
+    """Where a subscription begins. `recovered`: whether all that was asked for follows; None = nothing was."""
+
+    position: str | None = None
+    recovered: bool | None = None
+
+
+class Extract(msgspec.Struct, frozen=True, gc=False):
+    """Some of a channel's history. `position` is after the last of them; `more` have been published since."""
+
+    publications: list[Publication]
+    position: str
+    complete: bool
+    more: bool
+
+
 class PayloadError(Exception):
     """A payload that could not be delivered in every format, or that its channel does not take. `word` of ERRORS."""
 
@@ -60,9 +79,11 @@ class Node:
         channels: dict[str, ChannelPolicy],
         max_json_depth: int,
         *,
+        most_read_bytes: int = 262_144,
         interest_linger_seconds: float = 15.0,
         join_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self._engine = engine(self)
@@ -70,11 +91,21 @@ class Node:
             self._engine,
             self._subscribers,
             self._joined,
+            self._gone,
             linger_seconds=interest_linger_seconds,
             join_seconds=join_seconds,
             clock=clock,
         )
         self._members = Members(self._engine)
+        self._unix_time = unix_time
+        self._most_read_bytes = most_read_bytes
+        self._shelves = Shelves(self._fan_out, self._tell_missed, self.interests.again)
+        # Closes a connection whose replay cannot go on, with a word of the close codes. Set by the worker.
+        self.on_cut: Callable[[int, str], None] = lambda conn, word: None
+        self.replays = Replays(
+            reactor, self._shelves, lambda conn, word: self.on_cut(conn, word), _call_soon, clock, self._now_ms
+        )
+        reactor.on_room = self.replays.on_room
         self._patterns = PatternTable(channels)
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
@@ -97,14 +128,19 @@ class Node:
             if len(self.known) >= CACHED_CHANNELS:
                 self.known.clear()
             policy = self._patterns.match(name) or ChannelPolicy()
-            known = Channel(
-                name.encode(), POLICIES.index(policy.queue), PAYLOADS.index(policy.payload), presence=policy.presence
-            )
+            known = _channel(name, policy)
             self.known[name] = known
         return known
 
     def publish(
-        self, channel: Channel, kind: int, payload: bytes, extra: bytes = b"", conn: int = 0, echo: bool = True
+        self,
+        channel: Channel,
+        kind: int,
+        payload: bytes,
+        extra: bytes = b"",
+        conn: int = 0,
+        echo: bool = True,
+        message_id: str | None = None,
     ) -> Receipt | Awaitable[Receipt]:
         """Checks the payload once, for every variant, and hands it to the engine. Raises PayloadError, EngineError.
 
@@ -116,26 +152,82 @@ class Node:
             problem = check(payload, self._max_json_depth)
             if problem is not None:
                 raise PayloadError("bad_payload", _PROBLEM_TEXTS[problem[0]])
-        return self._engine.publish(Publication(channel.name, kind, payload, extra, conn, echo))
+        return self._engine.publish(
+            Publication(channel.name, kind, payload, extra, conn, echo, message_id, channel.history)
+        )
 
     def join(self, channel: Channel) -> Interest | None:
         """Before somebody subscribes. None: all that is published in the channel comes here; otherwise await it.
 
         Raises EngineError, as awaiting does.
         """
-        return self.interests.join(channel.name, channel.history)
+        interest = self.interests.join(channel.name, channel.history)
+        if interest is not None and channel.history is not None and channel.name not in self._shelves:
+            self._shelves.expect(channel.name)
+        return interest
 
     def _subscribers(self, name: bytes) -> int:
         return self._reactor.subscribers(name)
 
     def _joined(self, name: bytes, rule: HistoryRule | None, joined: Joined, again: bool) -> None:
         """Joined again, on a new link: whatever was published between the two is lost for a live channel."""
-        if again:
+        if rule is not None:
+            self._shelves.joined(name, rule, joined)
+        elif again:
             self.missed(name, None)
 
-    def subscribe(self, conn: int, channel: Channel, *, receives: bool, sends: bool) -> bool:
-        """Joins; False = the connection is gone, or is subscribed already."""
-        return self._reactor.subscribe(conn, channel.name, channel.policy, channel.payload, receives, sends)
+    def _gone(self, name: bytes) -> None:
+        self._shelves.left(name)
+
+    def _now_ms(self) -> int:
+        return int(self._unix_time() * 1000)
+
+    def subscribe(
+        self,
+        conn: int,
+        channel: Channel,
+        *,
+        receives: bool,
+        sends: bool,
+        since: str | None = None,
+        last: int | None = None,
+    ) -> Begun | None:
+        """Joins; None = the connection is gone, or is subscribed already. Before that, `join` has been waited for.
+
+        Messages that are to be replayed follow behind whatever is sent to the connection in this call of the loop.
+        """
+        asked = since is not None or last is not None
+        shelf = self._shelves.get(channel.name) if receives else None
+        name, policy, payload = channel.name, channel.policy, channel.payload
+        # What is published to a channel with history needs its place first: the native core does not take it.
+        sends = sends and channel.history is None
+        if shelf is None:
+            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends)
+            return Begun(None, False if asked else None) if done else None
+        ring = shelf.ring
+        ring.trim(shelf.rule, self._now_ms())
+        cursor, complete = ring.cursor_of(since, last)
+        if cursor == ring.head:
+            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends)
+        else:
+            done = self._reactor.subscribe_behind(conn, name, policy, payload, sends)
+            if done:
+                self.replays.start(conn, name, cursor)
+        return Begun(position_of(ring.epoch, cursor), complete if asked else None) if done else None
+
+    def read(self, channel: Channel, since: str | None, limit: int) -> Extract | None:
+        """The next messages after a position, or the last ones; None = the channel keeps none. After `join`."""
+        shelf = self._shelves.get(channel.name)
+        if shelf is None:
+            return None
+        ring = shelf.ring
+        ring.trim(shelf.rule, self._now_ms())
+        cursor, complete = ring.cursor_of(since, None if since is not None else limit)
+        if not complete:
+            cursor = ring.start
+        found = ring.after(cursor, limit, self._most_read_bytes)
+        end = found[-1].offset if found else cursor
+        return Extract(found, position_of(ring.epoch, end), complete, end < ring.head)
 
     def unsubscribe(self, conn: int, name: str) -> bool:
         """Leaves; False = was not subscribed."""
@@ -158,6 +250,8 @@ class Node:
 
     def deliver(self, publication: Publication) -> int:
         """What the engine calls, in its order. Returns the deliveries caused on this worker; only queues them."""
+        if publication.offset:
+            return self._shelves.deliver(publication)
         return self._reactor.publish(
             publication.conn,
             publication.channel,
@@ -170,11 +264,35 @@ class Node:
     def missed(self, channel: bytes, count: int | None) -> None:
         """What the engine calls when this worker was not given publications of a channel. JSON subscribers get a
         `gap`; raw ones cannot be told, so `on_hole` ends them: never a silent hole while connected. Lost events
-        (0) are no hole to those who hear none.
+        (0) are no hole to those who hear none. With history the hole is read from the engine instead.
         """
+        shelf = self._shelves.get(channel)
+        if shelf is not None and shelf.own is not None:
+            self.interests.again(channel)
+        else:
+            self._tell_missed(channel, count)
+
+    def _fan_out(self, publication: Publication) -> int:
+        return self._reactor.publish_kept(
+            publication.conn,
+            publication.channel,
+            publication.kind,
+            publication.payload,
+            envelope(publication),
+            publication.echo,
+            publication.offset,
+            publication.time_ms,
+        )
+
+    def _tell_missed(self, channel: bytes, count: int | None) -> None:
         raw = self._reactor.missed(channel, count)
         if raw and count != 0:
             self.on_hole(raw)
+
+    def kept(self, channel: bytes) -> tuple[str, int]:
+        """What an engine asks that only wants to tell what is missing."""
+        shelf = self._shelves.get(channel)
+        return ("", 0) if shelf is None else (shelf.ring.epoch, shelf.ring.head)
 
     def joined(self, channel: bytes, joined: Joined) -> None:
         """What an engine calls that made a join wait, as soon as its answer is there."""
@@ -217,3 +335,17 @@ class Node:
     def members(self) -> Iterable[tuple[bytes, Member]]:
         """What an engine asks for that has to be told everything again."""
         return self._members
+
+
+def _channel(name: str, policy: ChannelPolicy) -> Channel:
+    history = None
+    if policy.history_count:
+        history = HistoryRule(policy.history_count, policy.history_seconds, policy.history_bytes)
+    queue = policy.queue
+    if queue == "auto":
+        queue = "disconnect" if history is None else "catch_up"
+    return Channel(name.encode(), POLICIES.index(queue), PAYLOADS.index(policy.payload), history, policy.presence)
+
+
+def _call_soon(callback: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_soon(callback)

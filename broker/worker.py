@@ -19,8 +19,10 @@ import uvloop
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
+from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
+from broker.engine.snapshot import open_history, save_history
 from broker.gateway.commands import Commands
 from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
@@ -99,14 +101,20 @@ class Worker:
             text_ping=config.server.text_ping,
             **settings,
         )
+        self.history: History | None = None
+        if engine is None:
+            self.history = history = open_history(config)
+            engine = partial(MemoryEngine, limits=limits, history=history)
         self.node = Node(
             self.reactor,
-            engine or partial(MemoryEngine, limits=limits),
+            engine,
             config.channels,
             limits.max_json_depth,
+            most_read_bytes=limits.send_queue_bytes // 4,
             interest_linger_seconds=limits.interest_linger_seconds,
             join_seconds=limits.handshake_seconds,
         )
+        self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
@@ -220,6 +228,8 @@ class Worker:
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
         await self.node.stop()  # after the last session has told it that it is over
+        if self.history is not None:
+            save_history(self._config, self.history)
 
     async def _flushed(self, hasten: asyncio.Event) -> None:
         """A Close takes the place of what is queued: everything that readers can take goes first. Readers that are not

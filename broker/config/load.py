@@ -25,12 +25,19 @@ _DEV_DRAIN = {"delay_seconds": 0.0, "window_seconds": 0.0}
 _MAX_FILE_BYTES = 1 << 20
 
 
-def load(path: str | Path | None = None, overrides: Mapping[str, object] | None = None) -> Config:
-    """Reads `path`, lays `overrides` (dotted path → value, from flags) over it, checks all. Raises ConfigError."""
+def load(
+    path: str | Path | None = None, overrides: Mapping[str, object] | None = None, history_count: int | None = None
+) -> Config:
+    """Reads `path`, lays `overrides` (dotted path → value, from flags) over it, checks all. Raises ConfigError.
+
+    `history_count`: of all channels whose pattern does not say it itself.
+    """
     tree = {} if path is None else _read(Path(path))
     problems: list[str] = []
     for dotted, value in (overrides or {}).items():
         _override(tree, dotted, value, problems)
+    if history_count is not None:
+        _keep_history(tree, history_count)
     config = _config(tree, problems)
     problems.extend(_contradictions(config))
     if problems:
@@ -60,6 +67,15 @@ def _override(tree: dict[str, Any], dotted: str, value: object, problems: list[s
         table[key] = value
     else:
         problems.append(f"{dotted}: cannot be set, because {section} is not a table")
+
+
+def _keep_history(tree: dict[str, Any], count: int) -> None:
+    channels = tree.setdefault("channels", {})
+    if isinstance(channels, dict):
+        channels.setdefault(">", {})
+        for table in channels.values():
+            if isinstance(table, dict):
+                table.setdefault("history_count", count)
 
 
 def _config(tree: dict[str, Any], problems: list[str]) -> Config:
@@ -134,6 +150,7 @@ def _check(parse: Callable[[str], object], text: str, path: str, problems: list[
 def _contradictions(config: Config) -> Iterator[str]:
     """Values that are right by themselves and wrong together, or wrong in what they say."""
     yield from _server_problems(config.server)
+    yield from _channel_problems(config)
     limits = config.limits
     for smaller, larger, why in (
         ("max_offer_bytes", "max_head_bytes", "the offer is a part of the request head"),
@@ -146,6 +163,18 @@ def _contradictions(config: Config) -> Iterator[str]:
     ):
         if getattr(limits, smaller) > getattr(limits, larger):
             yield f"limits.{smaller}: must not be above limits.{larger} ({getattr(limits, larger)}): {why}"
+
+
+def _channel_problems(config: Config) -> Iterator[str]:
+    most = config.limits.history_bytes
+    for pattern, policy in config.channels.items():
+        if policy.queue == "catch_up" and not policy.history_count:
+            yield f'channels."{pattern}".queue: catch_up reads on from the history, so history_count must be above 0'
+        if policy.history_count and policy.history_bytes > most:
+            yield (
+                f'channels."{pattern}".history_bytes: must not be above limits.history_bytes ({most}): one channel '
+                "would push out all others"
+            )
 
 
 def _server_problems(server: Server) -> Iterator[str]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 Payload = Literal["any", "json", "text", "binary"]
-QueuePolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
+QueuePolicy = Literal["auto", "disconnect", "drop_oldest", "drop_newest", "latest", "catch_up"]
 RefusalStyle = Literal["auto", "close", "http"]
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -86,6 +86,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # A channel without subscribers is left at the engine after this long: a page that is reloaded is back sooner, and
     # joining again costs a round trip. Not below handshake_seconds: who is still connecting is no subscriber yet.
     interest_linger_seconds: Seconds = 15.0
+    # Everything that all channels keep, with some 256 bytes for each message; beyond it the channel that was used
+    # longest ago is forgotten. A sixteenth of a 1 GiB container.
+    history_bytes: Annotated[int, Meta(ge=2**16, le=2**36)] = 67_108_864
+    # Message ids remembered in all channels, each for 5 minutes: 200 a second. Some 300 bytes each.
+    message_ids: Annotated[int, Meta(ge=1, le=2**24)] = 65_536
+    # A snapshot that is older is not restored: its clients have been told long ago. Kubernetes gives a pod 30 s to end;
+    # ten times that.
+    snapshot_seconds: Seconds = 300.0
 
     # -- acceptance
     # Also bounded by net.core.somaxconn, which is 4096 since Linux 5.4.
@@ -141,6 +149,9 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text_ping: bool = True
     # Characters that channel names may hold besides A-Z a-z 0-9 _ . : @ + = ~ -
     extra_channel_characters: str = ""
+    # Where the history goes when the process is told to end, and comes from at the next start; empty = nowhere.
+    # systemd's StateDirectory=.
+    state_directory: str = ""
 
 
 class Supervisor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,8 +190,14 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # What may be published. "json" is checked once and delivered as `data`; "any" keeps what came as it came.
     payload: Payload = "any"
-    # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message.
-    queue: QueuePolicy = "disconnect"
+    # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message;
+    # "catch_up" takes back what is queued and reads on from the history. "auto": that with history, else disconnect.
+    queue: QueuePolicy = "auto"
+    # What is kept for those who come back: so many messages (0 = none), so old at most, so many payload bytes at most.
+    # Five minutes: longer than a tunnel, a reload and a deploy. 1 MiB: what a send queue holds as well.
+    history_count: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    history_seconds: Seconds = 300.0
+    history_bytes: Annotated[int, Meta(ge=1, le=2**32)] = 1_048_576
     # Whether subscribers are members that others see: command `presence`, events `join` and `leave`.
     presence: bool = False
 

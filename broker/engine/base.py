@@ -26,7 +26,9 @@ lost, the engine fails the joins under way before it has the node join everythin
 
 History. A publication that carries a `HistoryRule` gets an offset, one higher than the channel's last, and is kept
 within the rule. Offsets are never reused: a channel that was evicted and comes back starts above the highest offset
-ever given to any channel. The epoch belongs to the data: another epoch means that what was kept is gone.
+ever given to any evicted channel. The epoch belongs to the data: another epoch means that what was kept is gone.
+A worker answers replays from a ring of its own, made of `Joined.window` and what is delivered; a direct engine hands
+over its own ring, `Joined.ring`, which stays in place until `leave`.
 
 Losses. An engine that cannot reach a worker for a while says so when it can again: `Sink.missed`, with the number of
 publications that were not delivered, or None for unknown. With history the node reads on from its last offset.
@@ -86,11 +88,30 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Joined(msgspec.Struct, frozen=True, gc=False):
-    """Answer to a join. `window`: what is kept of the channel up to `head`, oldest first; empty without history."""
+    """Answer to a join. `window`: what is kept of the channel up to `head`, oldest first; empty without history.
+
+    `ring`: instead of a window, what a direct engine keeps and goes on filling.
+    """
 
     epoch: str = ""
     head: int = 0
     window: tuple[Publication, ...] = ()
+    ring: "Retained | None" = None
+
+
+class Retained(Protocol):
+    """A ring; see ring.py. Its offsets go from `start` (exclusive) to `head` (inclusive)."""
+
+    epoch: str
+    head: int
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def position(self) -> str: ...
+    def trim(self, rule: HistoryRule, now_ms: int) -> None: ...
+    def after(self, cursor: int, most_count: int, most_bytes: int) -> list[Publication]: ...
+    def cursor_of(self, since: str | None, last: int | None) -> tuple[int, bool]: ...
 
 
 class EngineError(Exception):
@@ -168,6 +189,9 @@ class Sink(Protocol):
 
     def members(self) -> Iterable[tuple[bytes, Member]]:
         """Everybody of this worker who is in a channel, as it was entered."""
+
+    def kept(self, channel: bytes) -> tuple[str, int]:
+        """Epoch and offset up to which this worker has the channel's history; ("", 0): nothing."""
 
     def joined(self, channel: bytes, joined: Joined) -> None:
         """The answer to a join that was waited for, told before anything that follows it is delivered; the awaitable

@@ -44,13 +44,16 @@ class Interest:
 
 
 class Interests:
-    """`subscribers` tells how many of a channel receive here; `on_joined` hears every answer before any waiter does."""
+    """`subscribers` tells how many of a channel receive here. `on_joined` hears every answer before any waiter does,
+    and `on_gone` of channels that were left, or could not be joined.
+    """
 
     def __init__(
         self,
         engine: Engine,
         subscribers: Callable[[bytes], int],
         on_joined: OnJoined,
+        on_gone: Callable[[bytes], None] = lambda channel: None,
         *,
         linger_seconds: float,
         join_seconds: float,
@@ -59,6 +62,7 @@ class Interests:
         self._engine = engine
         self._subscribers = subscribers
         self._on_joined = on_joined
+        self._on_gone = on_gone
         self._linger_seconds = linger_seconds
         self._join_seconds = join_seconds
         self._clock = clock
@@ -91,6 +95,15 @@ class Interests:
                 return None
         return self._ask(channel, interest)
 
+    def again(self, channel: bytes) -> None:
+        """Something of a joined channel is missing here: the answer to another join holds it."""
+        interest = self._interests.get(channel)
+        if interest is not None and interest.question is None:
+            try:
+                self._ask(channel, interest)
+            except EngineError:
+                return  # no link: the next one asks for everything
+
     def _ask(self, channel: bytes, interest: Interest) -> Interest | None:
         answer = self._engine.join(channel, interest.rule)
         known = channel in self._interests
@@ -111,6 +124,7 @@ class Interests:
         except BaseException as error:
             if not known:  # what is known stays so, of an older generation: the next link asks again
                 del self._interests[channel]
+                self._on_gone(channel)
             if isinstance(error, TimeoutError):
                 raise EngineError("engine_unavailable") from None
             raise
@@ -149,6 +163,7 @@ class Interests:
             elif now - interest.idle_since >= self._linger_seconds:
                 del self._interests[channel]
                 self._engine.leave(channel)
+                self._on_gone(channel)
                 continue
             self._round.append(channel)
 

@@ -196,7 +196,8 @@ class LinkEngine:
         )
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
-        return wire.decode_joined(await self._ask(wire.Verb.JOIN, channel, wire.Join(history), "engine_unavailable"))
+        join = wire.Join(history) if history is None else wire.Join(history, *self._sink.kept(channel))
+        return joined_of(await self._ask(wire.Verb.JOIN, channel, join, "engine_unavailable"))
 
     def leave(self, channel: bytes) -> None:
         self._native.link_call(wire.Verb.LEAVE, 0, channel, b"")
@@ -268,7 +269,7 @@ class LinkEngine:
             return
         answer.set_result(payload)
         if verb == wire.Verb.JOIN:
-            self._sink.joined(name, wire.decode_joined(payload))
+            self._sink.joined(name, joined_of(payload))
 
     def on_down(self, unknown: list[int]) -> None:
         was_up, self._up = self._up, False
@@ -288,6 +289,11 @@ class LinkEngine:
         if was_up:
             log.error("the link to the engine broke; publishes are refused until it is back")
             self._sink.outcome_unknown(unknown)
+
+
+def joined_of(payload: bytes) -> Joined:
+    window = wire.decode_window(payload)
+    return Joined(window.epoch, window.head, window.window)
 
 
 def check_peer(sock: socket.socket) -> None:

@@ -1,11 +1,16 @@
 """The engine of a single worker: the order of calls is the order.
 
 One event loop calls it, so a publication is sequenced by being next, and delivered before `publish` returns. There is
-nothing to wait for and nothing that can fail but memory. The loop is also the clock of presence.
+nothing to wait for and nothing that can fail but memory. Its rings are read by the worker as they are. The loop is also
+the clock of presence.
 """
+
+import time
 
 from broker.config.schema import Limits
 from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
+from broker.engine.history import History
+from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
 from broker.native._linked import Linked
 
@@ -20,8 +25,15 @@ class MemoryEngine:
     direct = True
     local = True
 
-    def __init__(self, sink: Sink, limits: Limits | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        history: History | None = None,
+    ) -> None:
         self._sink = sink
+        self.history = History(64 * 2**20, 65_536, time.time) if history is None else history
         self._roll = Roll(limits or Limits(), sink.presence, clock)
 
     def start(self, native: Linked) -> None:
@@ -34,16 +46,34 @@ class MemoryEngine:
         """What presence has still to tell ends with the loop."""
 
     def publish(self, publication: Publication) -> Receipt:
+        message_id = publication.message_id
+        if message_id is not None:
+            first = self.history.first_receipt(publication.channel, message_id)
+            if first is not None:
+                return first
+        position = None
+        if publication.history is not None:
+            publication = self.history.add(publication)
+            position = position_of(publication.epoch, publication.offset)
         try:
-            return Receipt(self._sink.deliver(publication))
+            receipt = Receipt(self._sink.deliver(publication), position)
         except MemoryError:
+            if position is not None:  # it has its place already: whoever was not given it now reads it there
+                self._sink.missed(publication.channel, 1)
+                raise EngineError("outcome_unknown") from None
             raise EngineError("engine_unavailable") from None
+        if message_id is not None:
+            self.history.remember(publication.channel, message_id, receipt)
+        return receipt
 
     def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
-        return _NOTHING_KEPT
+        if history is None:
+            return _NOTHING_KEPT
+        ring = self.history.join(channel, history)
+        return Joined(ring.epoch, ring.head, ring=ring)
 
     def leave(self, channel: bytes) -> None:
-        """Nobody else knows of the channel."""
+        self.history.leave(channel)
 
     def enter(self, channel: bytes, member: Member) -> None:
         self._roll.enter(channel, member, _HERE)

@@ -6,15 +6,17 @@ came. Run by the supervisor's child with a listening Unix socket; it ends when i
 
 import asyncio
 import logging
-import secrets
 import socket
+import time
 from collections.abc import Callable
 
-from broker.config.schema import Limits
+from broker.config.schema import Config
 from broker.engine import wire
-from broker.engine.base import Joined, PresenceEvent, Receipt
+from broker.engine.base import PresenceEvent, Publication, Receipt
 from broker.engine.link import check_peer
+from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
+from broker.engine.snapshot import open_history, save_history
 from broker.native._exchange import Exchange
 
 log = logging.getLogger("broker.engine")
@@ -31,7 +33,7 @@ class EngineProcess:
     def __init__(
         self,
         listener: socket.socket,
-        limits: Limits,
+        config: Config,
         most_output_bytes: int = MOST_OUTPUT_BYTES,
         clock: Clock | None = None,
     ) -> None:
@@ -41,9 +43,12 @@ class EngineProcess:
         # Links that have said HELLO, each with a number that is never given again: sessions of presence belong to it.
         self._owners: dict[int, int] = {}
         self._links = 0
-        self._roll = Roll(limits, self._tell_members, clock)
+        self._roll = Roll(config.limits, self._tell_members, clock)
         self.exchange = Exchange(self, self._loop.call_soon, most_output_bytes)
-        self.epoch = secrets.token_hex(3)
+        self._config = config
+        self.history = open_history(config)
+        # Channels with history that a worker has joined.
+        self._kept: set[bytes] = set()
 
     def start(self) -> None:
         self._loop.add_reader(self.exchange.fileno(), self.exchange.turn)
@@ -54,6 +59,7 @@ class EngineProcess:
         self._loop.remove_reader(self.exchange.fileno())
         self.exchange.destroy()
         self._roll.close()
+        save_history(self._config, self.history)
 
     def _accept(self) -> None:
         while True:
@@ -81,25 +87,14 @@ class EngineProcess:
         if port not in self._owners:
             raise ValueError("a link that has not said HELLO")
         if verb == wire.Verb.JOIN:
-            wire.decode_join(payload)
             self.exchange.want(port, name)
-            self.exchange.reply(port, token, wire.encode(Joined(epoch=self.epoch)), False)
+            self.exchange.reply(port, token, wire.encode(self._join(name, wire.decode_join(payload))), False)
         elif verb == wire.Verb.LEAVE:
             self.exchange.unwant(port, name)
+            self._forget(name)
         elif verb == wire.Verb.PUBLISH:
-            publication = wire.decode_publication(payload)
-            self.exchange.publish(
-                name,
-                publication.kind,
-                publication.payload,
-                publication.extra,
-                port,
-                publication.conn,
-                publication.echo,
-                0,
-                0,
-            )
-            self.exchange.reply(port, token, wire.encode(Receipt()), False)
+            receipt = self._publish(port, wire.decode_publication(payload))
+            self.exchange.reply(port, token, wire.encode(receipt), False)
         elif verb == wire.Verb.ENTER:
             self._roll.enter(name, wire.decode_member(payload), self._owners[port])
         elif verb == wire.Verb.EXIT:
@@ -109,9 +104,52 @@ class EngineProcess:
         else:
             raise ValueError(f"a worker called with verb {verb}, which this version does not know")
 
+    def _join(self, name: bytes, join: wire.Join) -> wire.Window:
+        if join.history is None:
+            return wire.Window(self.history.epoch, 0)
+        self._kept.add(name)
+        ring = self.history.join(name, join.history)
+        known = join.after if join.epoch == ring.epoch else ring.start
+        window = ring.after(max(known, ring.start), len(ring), ring.cost)
+        return wire.Window(ring.epoch, ring.head, tuple(window))
+
+    def _forget(self, name: bytes) -> None:
+        """Nobody wants the channel any more: its ring may go when room is needed."""
+        if name in self._kept and not self.exchange.wanted(name):
+            self._kept.discard(name)
+            self.history.leave(name)
+
+    def _publish(self, port: int, publication: Publication) -> Receipt:
+        """One with history, or with an id under which it is published once."""
+        history, message_id = self.history, publication.message_id
+        if message_id is not None:
+            first = history.first_receipt(publication.channel, message_id)
+            if first is not None:
+                return first
+        receipt = Receipt()
+        time_ms = int(time.time() * 1000)
+        if publication.history is not None:
+            publication = history.add(publication)
+            receipt = Receipt(None, position_of(publication.epoch, publication.offset))
+            time_ms = publication.time_ms
+        self.exchange.publish(
+            publication.channel,
+            publication.kind,
+            publication.payload,
+            publication.extra,
+            port,
+            publication.conn,
+            publication.echo,
+            publication.offset,
+            time_ms,
+        )
+        if message_id is not None:
+            history.remember(publication.channel, message_id, receipt)
+        return receipt
+
     def _hello(self, port: int, token: int, payload: bytes) -> None:
         hello = wire.decode_hello(payload)
-        self.exchange.reply(port, token, wire.encode(wire.Welcome(wire.VERSION, self.epoch)), False)
+        self.exchange.reply(port, token, wire.encode(wire.Welcome(wire.VERSION, self.history.epoch)), False)
         if hello.version == wire.VERSION:
             self._links += 1
             self._owners[port] = self._links
@@ -123,6 +161,8 @@ class EngineProcess:
         raise ValueError("an answer to what was never asked")
 
     def on_closed(self, port: int) -> None:
+        for name in list(self._kept):
+            self._forget(name)
         owner = self._owners.pop(port, None)
         if owner is not None:
             self._roll.owner_gone(owner)
@@ -135,9 +175,9 @@ class EngineProcess:
         log.error("a link of the engine failed", exc_info=error)
 
 
-async def serve(listener: socket.socket, limits: Limits, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+async def serve(listener: socket.socket, config: Config, beat: Callable[[], None], ready: Callable[[], None]) -> None:
     """Serves links until it is cancelled. `beat` says that the loop turns; `ready` that workers may come."""
-    engine = EngineProcess(listener, limits)
+    engine = EngineProcess(listener, config)
     engine.start()
     beat()
     ready()

@@ -8,7 +8,7 @@ import enum
 
 import msgspec
 
-from broker.engine.base import HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
+from broker.engine.base import HistoryRule, Member, PresenceEvent, Present, Publication, Receipt
 
 # Raised with every change of a record, verb or struct: a worker of another build must not guess.
 VERSION = 1
@@ -19,7 +19,7 @@ class Verb(enum.IntEnum):
 
     # worker → engine
     HELLO = 1  # Hello → Welcome
-    JOIN = 2  # name, Join → Joined
+    JOIN = 2  # name, Join → Window
     LEAVE = 3  # name; no answer
     PUBLISH = 4  # Publication with history or message_id → Receipt
     ENTER = 5  # name, Member; no answer
@@ -46,7 +46,19 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True):
+    """`epoch` and `after`: what this worker has of the channel's history already."""
+
     history: HistoryRule | None
+    epoch: str = ""
+    after: int = 0
+
+
+class Window(msgspec.Struct, frozen=True, array_like=True):
+    """Joined, as it travels."""
+
+    epoch: str
+    head: int
+    window: tuple[Publication, ...] = ()
 
 
 class Exit(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +71,7 @@ encode = _encoder.encode
 decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 decode_join = msgspec.msgpack.Decoder(Join).decode
-decode_joined = msgspec.msgpack.Decoder(Joined).decode
+decode_window = msgspec.msgpack.Decoder(Window).decode
 decode_publication = msgspec.msgpack.Decoder(Publication).decode
 decode_receipt = msgspec.msgpack.Decoder(Receipt).decode
 decode_member = msgspec.msgpack.Decoder(Member).decode

@@ -10,16 +10,17 @@ import msgspec
 
 from broker.engine.base import EngineError, Present, Receipt
 from broker.engine.interest import Interest
-from broker.gateway.opening import joined
+from broker.gateway.opening import joined, subscribe_json
 from broker.gateway.refusals import CAUSE_OF, close_payload
 from broker.gateway.session import Session
 from broker.native._reactor import Reactor
-from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Node, PayloadError
+from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Channel, Node, PayloadError
 from broker.protocol import events
 from broker.protocol.close_codes import BY_WORD
 from broker.protocol.commands import (
     Command,
     CommandError,
+    History,
     Ping,
     Presence,
     Publish,
@@ -29,7 +30,8 @@ from broker.protocol.commands import (
     decode_base64,
     requests,
 )
-from broker.protocol.offer import ChannelRequest, OfferError, OfferRules, check_name
+from broker.protocol.offer import ChannelRequest, OfferError, OfferRules, check_name, check_position
+from broker.recovery.replays import envelope
 
 _ENGINE_WORDS = ("engine_unavailable", "outcome_unknown")
 _NOT_JOINED = "the channel cannot be joined now; try again later"
@@ -53,6 +55,8 @@ class Commands:
                     receipt = await receipt
                 if id is not None:
                     self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
+            elif type(command) is History:
+                await self._history(conn, command)
             elif type(command) is Subscribe:
                 await self._subscribe_all(conn, session, command)
             elif type(command) is Presence:
@@ -71,17 +75,46 @@ class Commands:
             self._reactor.send(conn, events.error(error.word, getattr(error, "text", None), id))
 
     def _publish(self, conn: int, session: Session, command: Publish) -> Receipt | Awaitable[Receipt]:
+        channel = self._channel(command)
+        kind, payload = _payload(command)
+        extra = session.sender
+        if command.message_id is not None:
+            extra += b',"id":' + msgspec.json.encode(command.message_id)
+        return self._node.publish(channel, kind, payload, extra, conn, command.echo, command.message_id)
+
+    def _channel(self, command: Publish | History) -> Channel:
         channel = self._node.known.get(command.channel)
         if channel is None:
             try:
                 channel = self._node.channel(check_name(command.channel, self._rules))
             except OfferError as error:
                 raise CommandError(error.word, error.text, command.id) from None
-        kind, payload = _payload(command)
-        extra = session.sender
-        if command.message_id is not None:
-            extra += b',"id":' + msgspec.json.encode(command.message_id)
-        return self._node.publish(channel, kind, payload, extra, conn, command.echo)
+        return channel
+
+    async def _history(self, conn: int, command: History) -> None:
+        """Whoever may subscribe may read; it neither needs nor makes a subscription."""
+        channel = self._channel(command)
+        if command.since is not None:
+            try:
+                check_position(command.since)
+            except OfferError as error:
+                raise CommandError(error.word, error.text, command.id) from None
+        if channel.history is None:
+            raise CommandError("no_history", id=command.id)
+        interest = self._node.join(channel)
+        if interest is not None:
+            await interest
+        found = self._node.read(channel, command.since, command.limit)
+        if found is None:
+            raise CommandError("no_history", id=command.id)
+        messages = [
+            events.message(command.channel, one.kind, one.payload, one.time_ms, envelope(one))
+            for one in found.publications
+        ]
+        recovered = None if command.since is None else found.complete
+        self._reactor.send(
+            conn, events.history(command.channel, messages, found.position, recovered, found.more, command.id)
+        )
 
     def _presence(self, conn: int, command: Presence) -> Present | Awaitable[Present]:
         """Only subscribers learn who is there, or whether that can be asked at all."""
@@ -145,10 +178,11 @@ class Commands:
             text = _NOT_JOINED if refused in _ENGINE_WORDS else None
             return events.ChannelState(asked.name, asked.index, error=events.channel_error(refused, text))
         channel = self._node.channel(asked.name)
-        if not self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
+        begun = subscribe_json(self._node, conn, channel, asked)
+        if begun is None:
             return events.ChannelState(asked.name, asked.index, error=events.channel_error("already_subscribed"))
         self._node.enter(channel, session.id, session.user, session.info)
-        return joined(asked)
+        return joined(asked, begun)
 
     def _unsubscribe(self, conn: int, session: Session, name: str, index: int) -> events.ChannelState:
         try:
@@ -165,7 +199,10 @@ class Commands:
         self._node.end(session.id)
 
     async def publish_raw(self, conn: int, session: Session, payload: bytes, text: bool) -> None:
-        """A raw message whose engine is not in this process. There is no event to say no with: it closes."""
+        """A raw message that needs a place in a history, or whose engine is not in this process.
+
+        There is no event to say no with: it closes.
+        """
         channel = session.target
         assert channel is not None, "the gateway closes connections that have no target"
         kind = KIND_BINARY

@@ -26,6 +26,7 @@ TOO_SLOW_AGAIN = 3
 
 _ANSWERED = CAUSES.index("answered")
 _BAD_REQUEST = CAUSES.index("bad_request")
+_TOO_SLOW = CAUSES.index("too_slow")
 _CALLBACK_ERROR = CAUSES.index("callback_error")
 
 
@@ -137,6 +138,13 @@ class Gateway:
         user = session.user if isinstance(session, Session) else None
         times = self._slow.count(f"user {user}" if user is not None else self.reactor.address(conn) or "")
         return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
+
+    def cut(self, conn: int, word: str) -> None:
+        """Ends a connection whose replay cannot go on: too slow for what is kept, or our mistake."""
+        if word == "too_slow":
+            self.reactor.close(conn, self.on_too_slow(conn, None), _TOO_SLOW)
+        else:
+            self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), _CALLBACK_ERROR)
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:
         log.debug("session ended: %s", cause_word(cause))

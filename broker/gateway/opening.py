@@ -16,7 +16,7 @@ from broker.gateway.session import Session, sender_member
 from broker.native._json import check
 from broker.native._reactor import Reactor
 from broker.native._request import Request
-from broker.node import Node
+from broker.node import Begun, Channel, Node
 from broker.protocol import events
 from broker.protocol.close_codes import BY_WORD, CloseCode
 from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, read_offer
@@ -156,20 +156,29 @@ class Opening:
         target = _target(offer.channels)
         channels = [(asked, self._node.channel(asked.name)) for asked in offer.channels]
         session = None
-        if not self._node.direct or grant.user is not None or any(channel.presence for _, channel in channels):
+        goes_to = next((channel for asked, channel in channels if asked is target), None)
+        named = (goes_to is not None and goes_to.history is not None) or any(
+            channel.presence for _, channel in channels
+        )
+        if named or not self._node.direct or grant.user is not None:
             session = self._session(conn, grant, json=False)
             if session is None:
                 return
-            session.target = next((channel for asked, channel in channels if asked is target), None)
+            session.target = goes_to
         assert request.accept is not None, "only valid upgrades come here"
         sender = session.sender if session is not None else None
         if not self._reactor.open(conn, request.accept, offer.answer, FORMAT_RAW, session, sender):
             return
         for asked, channel in channels:
-            if (
-                self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=asked is target)
-                and session is not None
-            ):
+            begun = self._node.subscribe(
+                conn,
+                channel,
+                receives=asked.direction != "send",
+                sends=asked is target,
+                since=asked.since,
+                last=asked.last,
+            )
+            if begun is not None and session is not None:
                 self._node.enter(channel, session.id, session.user, session.info)
 
     def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
@@ -190,9 +199,10 @@ class Opening:
         if word is not None:
             return events.ChannelState(asked.name, asked.index, error=events.channel_error(word))
         channel = self._node.channel(asked.name)
-        if self._node.subscribe(conn, channel, receives=asked.direction != "send", sends=False):
+        begun = subscribe_json(self._node, conn, channel, asked)
+        if begun is not None:
             self._node.enter(channel, session.id, session.user, session.info)
-        return joined(asked)
+        return joined(asked, begun or Begun())
 
     def _session(self, conn: int, grant: Grant, *, json: bool) -> Session | None:
         session_id = self._reactor.session_id(conn)
@@ -202,10 +212,15 @@ class Opening:
         return Session(session_id, json, sender, grant.user, info=grant.info)
 
 
-def joined(asked: ChannelRequest) -> events.ChannelState:
-    """A channel that was joined. There is no history yet, so nothing that was asked for can have been recovered."""
-    recovered = False if asked.since is not None or asked.last is not None else None
-    return events.ChannelState(asked.name, asked.index, recovered=recovered)
+def subscribe_json(node: Node, conn: int, channel: Channel, asked: ChannelRequest) -> Begun | None:
+    """JSON publishes by commands, so only the direction `send` means something."""
+    receives = asked.direction != "send"
+    return node.subscribe(conn, channel, receives=receives, sends=False, since=asked.since, last=asked.last)
+
+
+def joined(asked: ChannelRequest, begun: Begun) -> events.ChannelState:
+    """A channel that was joined, and where in its history the client stands before the first message that follows."""
+    return events.ChannelState(asked.name, asked.index, begun.position, begun.recovered)
 
 
 def _target(channels: tuple[ChannelRequest, ...]) -> ChannelRequest | None:

@@ -61,6 +61,7 @@ cdef struct Connection:
     Connection *next_pending
     Connection *next_doomed
     Connection *next_grave
+    Connection *next_hungry
     uint64_t published              # number of its last publish on the link; 0 = none
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,
@@ -82,6 +83,7 @@ cdef struct Connection:
     uint8_t end_written             # our last byte is with the kernel
     uint8_t identified              # identity is made
     uint8_t page                    # its request had an Origin: a browser, which never half-closes
+    uint8_t hungry                  # in the hungry list: it wanted room and has it, or has ended
     uint8_t reset                   # close with RST: a deadline passed
 
 cdef struct Place:

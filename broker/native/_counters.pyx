@@ -25,6 +25,7 @@ TABLE = (
     ("n_dropped_oldest", "ledger: deliveries given up by policy drop_oldest"),
     ("n_dropped_newest", "ledger: deliveries given up by policy drop_newest"),
     ("n_dropped_latest", "ledger: deliveries replaced by a newer one under policy latest"),
+    ("n_put_off", "ledger: deliveries taken back under policy catch_up, to be offered again from the history"),
     ("n_discarded", "ledger: deliveries given up because their connection closed"),
     ("n_events", "events of a whole channel (join, leave) queued, one for each subscription that hears them"),
     ("n_events_dropped", "events of a whole channel that a blocked connection had no room for; a gap notice stands for them"),

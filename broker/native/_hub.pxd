@@ -29,6 +29,7 @@ cdef struct Channel:
     Entry *entries              # OWNED; those that receive
     uint32_t count
     uint32_t capacity
+    uint32_t behind             # subscriptions that read from the history and do not stand in `entries`
     uint32_t ties               # subscriptions of any kind; at 0 the channel goes
     uint32_t start              # where the next fan-out begins, so that nobody is always last
     uint8_t policy
@@ -40,8 +41,9 @@ cdef struct Message:
     size_t size
     const uint8_t *extra        # BORROWED: more members of the JSON envelope, each with its leading comma
     size_t extra_size
+    uint64_t offset             # with history; else 0
+    uint64_t time_ms            # 0 = now
     uint8_t kind
-    uint64_t time_ms            # Unix time at which it was sequenced; 0 = now
 
 # How the hub reaches sockets without knowing them; set by the reactor.
 cdef struct Transport:
@@ -52,6 +54,14 @@ cdef struct Transport:
 
 cdef enum:
     BULK_FROM = 1000            # a fan-out of more goes to the bulk lane
+    REPLAYED = 1024             # places of frames that were encoded for a replay and may serve the next
+
+# A frame that a replay encoded, by channel, offset and format.
+cdef struct Replayed:
+    Channel *channel
+    uint64_t offset
+    Frame *frame                # OWNED until forget_replayed
+    uint8_t format
 
 cdef class Hub:
     cdef dict channels                  # bytes -> int (address of the Channel)
@@ -59,14 +69,22 @@ cdef class Hub:
     cdef Transport transport
     cdef uint64_t memory_bytes
     cdef object counters_owner
+    cdef Replayed replayed[REPLAYED]
+    cdef bint has_replayed
     cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL
     cdef Channel *find(self, bytes name)
     cdef void untie(self, Channel *channel)
     cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1
+    cdef int enter(self, Channel *channel, Subscription *subscription) except -1
+    cdef void fall_behind(self, Subscription *subscription) noexcept nogil
+    cdef void settle_lagging(self) noexcept nogil
+    cdef void _withdraw(self, Subscription *subscription) noexcept nogil
+    cdef Frame *replay_frame(self, uint8_t format, Message *message) noexcept nogil
+    cdef void forget_replayed(self) noexcept nogil
     cdef void leave(self, Subscription *subscription)
     cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
     cdef void _give_up(self, Outbox *box) noexcept nogil
     cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil
-    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1
+    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box, uint64_t offset, uint64_t time_ms) except -1
     cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil
     cdef int64_t _tell(self, Channel *channel, Frame *frame) noexcept nogil

@@ -17,14 +17,15 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from broker.native._counters cimport (
-    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED, N_SEQUENCED,
+    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED,
+    N_PUT_OFF, N_SEQUENCED,
 )
 from broker.native._frames cimport frame_header
 from broker.native._json cimport base64_size, base64_write, json_string_size, json_string_write
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, FORMATS, Frame, LANE_BULK, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_LATEST, Subscription,
-    VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, missed_unknown,
-    outbox_fits, outbox_gap, outbox_make_room, outbox_push,
+    VERDICT_BEHIND, VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, missed_unknown,
+    outbox_fits, outbox_gap, outbox_make_room, outbox_push, unknown_cursor,
 )
 
 
@@ -93,7 +94,7 @@ cdef Frame *_sealed(Outboxes *all, const Message *message) noexcept nogil:
         out = base64_write(out, message.payload, message.size)
         out = _put(out, b'"', 1)
     out = _put(out, b',"time":', 8)
-    out = _put_number(out, message.time_ms or _now_ms())
+    out = _put_number(out, message.time_ms if message.time_ms else _now_ms())
     out = _put(out, <const char *>message.extra, message.extra_size)
     out = _put(out, b'}', 1)
     return _framed(all, frame, out)
@@ -134,10 +135,15 @@ cdef Frame *_render_gap(Outboxes *all, Subscription *subscription) noexcept nogi
 
 
 cdef Frame *_encode(Outboxes *all, uint8_t format, const Message *message) noexcept nogil:
+    cdef Frame *frame
     all.counters[N_FRAMES_ENCODED] += 1
     if format == FORMAT_JSON:
-        return _sealed(all, message)
-    return frame_message(all, 2 if message.kind == KIND_BINARY else 1, message.payload, message.size)
+        frame = _sealed(all, message)
+    else:
+        frame = frame_message(all, 2 if message.kind == KIND_BINARY else 1, message.payload, message.size)
+    if frame != NULL:
+        frame.offset = message.offset
+    return frame
 
 
 @cython.no_gc_clear     # __dealloc__ reads `channels`, which a collected cycle (worker, gateway, reactor) would have cleared before
@@ -155,6 +161,7 @@ cdef class Hub:
         self.counters_owner = table
         memset(&self.all, 0, sizeof(self.all))
         memset(&self.transport, 0, sizeof(self.transport))
+        memset(self.replayed, 0, sizeof(self.replayed))
         self.all.counters = &table[0]
         self.all.max_bytes = max_bytes
         self.all.max_messages = max_messages
@@ -163,6 +170,7 @@ cdef class Hub:
 
     def __dealloc__(self):
         cdef Channel *channel
+        self.forget_replayed()
         for address in self.channels.values():      # only if connections outlived the hub, which the reactor prevents
             channel = <Channel *><size_t>address
             free(channel.entries)
@@ -202,40 +210,70 @@ cdef class Hub:
         self.all.counters[G_CHANNELS] -= 1
 
     cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1:
-        cdef uint32_t capacity
-        cdef Entry *entries
-        if receives:
-            if channel.count == channel.capacity:
-                capacity = channel.capacity * 2 if channel.capacity else 1
-                entries = <Entry *>realloc(channel.entries, capacity * sizeof(Entry))   # freed by untie
-                if entries == NULL:
-                    raise MemoryError
-                channel.entries = entries
-                channel.capacity = capacity
-            channel.entries[channel.count].outbox = box
-            channel.entries[channel.count].subscription = subscription
-            subscription.index = channel.count
-            channel.count += 1
         subscription.channel = channel
         subscription.policy = channel.policy
-        subscription.receives = receives
+        if receives:
+            self.enter(channel, subscription)
         channel.ties += 1
         self.all.counters[G_SUBSCRIPTIONS] += 1
         return 0
+
+    cdef int enter(self, Channel *channel, Subscription *subscription) except -1:
+        """Into the fan-out. A subscription that was behind is live from here on."""
+        cdef uint32_t capacity
+        cdef Entry *entries
+        if channel.count == channel.capacity:
+            capacity = channel.capacity * 2 if channel.capacity else 1
+            entries = <Entry *>realloc(channel.entries, capacity * sizeof(Entry))   # freed by untie
+            if entries == NULL:
+                raise MemoryError
+            channel.entries = entries
+            channel.capacity = capacity
+        channel.entries[channel.count].outbox = subscription.outbox
+        channel.entries[channel.count].subscription = subscription
+        subscription.index = channel.count
+        channel.count += 1
+        subscription.receives = 1
+        if subscription.behind:
+            subscription.behind = 0
+            channel.behind -= 1
+        return 0
+
+    cdef void fall_behind(self, Subscription *subscription) noexcept nogil:
+        """It has joined without receiving, and will be fed from the history."""
+        subscription.behind = 1
+        (<Channel *>subscription.channel).behind += 1
+
+    cdef void settle_lagging(self) noexcept nogil:
+        """Takes those out of their fan-outs that fell behind. Never inside a fan-out."""
+        cdef Subscription *subscription
+        while self.all.lagging != NULL:
+            subscription = self.all.lagging
+            self.all.lagging = subscription.next_lagging
+            self._withdraw(subscription)
+            self.fall_behind(subscription)
+
+    cdef void _withdraw(self, Subscription *subscription) noexcept nogil:
+        cdef Channel *channel = <Channel *>subscription.channel
+        subscription.receives = 0
+        channel.count -= 1
+        channel.entries[subscription.index] = channel.entries[channel.count]
+        channel.entries[subscription.index].subscription.index = subscription.index
 
     cdef void leave(self, Subscription *subscription):
         """Takes a subscription out of its channel, which goes if that was its last. Never during a fan-out."""
         cdef Channel *channel = <Channel *>subscription.channel
         cdef Entry *entries
+        self.settle_lagging()       # the list may name it
         if subscription.receives:
-            channel.count -= 1
-            channel.entries[subscription.index] = channel.entries[channel.count]
-            channel.entries[subscription.index].subscription.index = subscription.index
+            self._withdraw(subscription)
             if channel.capacity > 64 and channel.count * 4 < channel.capacity:
                 entries = <Entry *>realloc(channel.entries, (channel.capacity // 2) * sizeof(Entry))
                 if entries != NULL:
                     channel.entries = entries
                     channel.capacity //= 2
+        elif subscription.behind:
+            channel.behind -= 1
         channel.ties -= 1
         self.all.counters[G_SUBSCRIPTIONS] -= 1
         self.untie(channel)
@@ -266,6 +304,10 @@ cdef class Hub:
             verdict = VERDICT_DISCONNECT
         if verdict == VERDICT_DISCONNECT:
             self._give_up(box)
+        elif verdict == VERDICT_BEHIND:
+            self.all.counters[N_PUT_OFF] += 1
+            if subscription.cursor == unknown_cursor():
+                subscription.cursor = frame.offset - 1
         elif not box.blocked and box.lane == 0:
             lane_mark(&self.all, box, lane)
 
@@ -280,10 +322,14 @@ cdef class Hub:
         cdef Channel *channel = message.channel
         cdef Frame *variants[FORMATS]
         cdef Frame *frame
-        cdef uint32_t i, place, count = channel.count
+        cdef uint32_t i, place, count
         cdef int64_t offers = 0
         cdef Entry *entry
-        cdef Lane lane = LANE_BULK if count > BULK_FROM else LANE_SMALL
+        cdef Lane lane
+        if self.all.lagging != NULL:
+            self.settle_lagging()
+        count = channel.count
+        lane = LANE_BULK if count > BULK_FROM else LANE_SMALL
         variants[FORMAT_RAW] = variants[FORMAT_JSON] = NULL
         place = channel.start if channel.start < count else 0
         channel.start = place + 1
@@ -316,9 +362,9 @@ cdef class Hub:
         Nothing is written before the next turn: whoever is outside of one calls the reactor's publish, which asks for a turn.
         `extra` is more members of the JSON envelope, each with its leading comma.
         """
-        return self.publish_except(name, kind, payload, extra, NULL)
+        return self.publish_except(name, kind, payload, extra, NULL, 0, 0)
 
-    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box) except -1:
+    cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box, uint64_t offset, uint64_t time_ms) except -1:
         cdef Message message
         cdef int64_t offers = 0
         message.channel = self.find(name)
@@ -331,7 +377,8 @@ cdef class Hub:
         message.extra = <const uint8_t *>PyBytes_AS_STRING(extra)
         message.extra_size = <size_t>PyBytes_GET_SIZE(extra)
         message.kind = kind
-        message.time_ms = 0
+        message.offset = offset
+        message.time_ms = time_ms
         offers = self.deliver(&message, except_box)
         return offers
 
@@ -386,9 +433,33 @@ cdef class Hub:
         return told
 
     def subscribers(self, bytes name):
-        """Receiving subscriptions of a channel on this worker."""
+        """Receiving subscriptions of a channel on this worker, those that are behind too."""
         cdef Channel *channel = self.find(name)
-        return 0 if channel == NULL else channel.count
+        return 0 if channel == NULL else channel.count + channel.behind
+
+    cdef Frame *replay_frame(self, uint8_t format, Message *message) noexcept nogil:
+        """A kept message, encoded once for all who replay it before `forget_replayed`. BORROWED until then; NULL = no memory."""
+        cdef Replayed *place = &self.replayed[(message.offset * FORMATS + format) % REPLAYED]
+        if place.frame != NULL:
+            if place.channel == message.channel and place.offset == message.offset and place.format == format:
+                return place.frame
+            frame_release(&self.all, place.frame)
+        place.frame = _encode(&self.all, format, message)
+        place.channel = message.channel
+        place.offset = message.offset
+        place.format = format
+        self.has_replayed = True
+        return place.frame
+
+    cdef void forget_replayed(self) noexcept nogil:
+        cdef uint32_t i
+        if not self.has_replayed:
+            return
+        self.has_replayed = False
+        for i in range(<uint32_t>REPLAYED):
+            if self.replayed[i].frame != NULL:
+                frame_release(&self.all, self.replayed[i].frame)
+                self.replayed[i].frame = NULL
 
     def names(self):
         """Names of the channels that have a subscription here."""

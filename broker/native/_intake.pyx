@@ -411,6 +411,7 @@ cdef class Intake(Lifecycle):
         message.channel = channel
         message.payload = parsed.data
         message.size = parsed.size
+        message.offset = message.time_ms = 0
         message.kind = KIND_TEXT if parsed.opcode == 1 else KIND_BINARY
         if channel.payload == PAYLOAD_JSON and parsed.opcode == 1:
             problem = json_check(parsed.data, parsed.size, self.json_depth, &where)
@@ -438,7 +439,6 @@ cdef class Intake(Lifecycle):
 
     cdef void forward(self, Connection *connection, Message *message):
         """With the engine in this process a message is sequenced by being next."""
-        message.time_ms = 0
         self.all.counters[N_PUBLISHED] += 1
         self.all.counters[N_SEQUENCED] += 1
         self.offers += <uint64_t>self.hub.deliver(message, NULL)

@@ -184,6 +184,8 @@ cdef class Lifecycle(Output):
             self.all.counters[G_SESSIONS] -= 1
         connection.next_grave = self.graves
         self.graves = connection
+        if connection.box.wants_room:
+            self.check_room(connection)
 
     cdef void bury(self):
         """The graveyard step: sockets closed, memory freed, Python references dropped, all at one place and outside of everything."""
@@ -201,7 +203,7 @@ cdef class Lifecycle(Output):
                 except BaseException as error:
                     self._report(error)
                 Py_DECREF(<object>session)
-            if connection.pending or connection.doomed:     # a list still names it; next turn
+            if connection.pending or connection.doomed or connection.hungry:     # a list still names it; next turn
                 connection.next_grave = waiting
                 waiting = connection
                 continue

@@ -115,6 +115,7 @@ cdef class Linked(Intake):
         message.extra = record_extra(record)
         message.extra_size = record.extra_size
         message.kind = record.kind
+        message.offset = 0
         message.time_ms = record.value
         if record.flags & FLAG_NO_ECHO and record.conn:
             publisher = table_find(&self.table, record.conn)

@@ -207,7 +207,7 @@ cdef class Queue:
 
     def publish(self, bytes name, uint8_t kind, bytes payload):
         """To everyone but this queue."""
-        return self.queues.hub.publish_except(name, kind, payload, b"", &self.station.box)
+        return self.queues.hub.publish_except(name, kind, payload, b"", &self.station.box, 0, 0)
 
     cdef Frame *_frame(self, uint8_t opcode, bytes payload) except NULL:
         cdef Frame *frame = frame_message(self.queues.all, opcode, <const uint8_t *>PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))

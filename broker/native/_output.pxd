@@ -35,6 +35,8 @@ cdef class Output:
     cdef uint64_t random
     cdef Connection *doomed
     cdef Connection *graves
+    cdef Connection *hungry         # those that wanted room and have it; fed at the end of the turn
+    cdef uint64_t low_water         # bytes below which an outbox has room for a replay
     cdef Frame *ping_frames[2]      # OWNED, shared by all connections, by format
     cdef Frame *pong_text           # OWNED
     cdef object handler             # what calls Python; see Handler in _reactor.pyi
@@ -55,5 +57,6 @@ cdef class Output:
     cdef void doom(self, Connection *connection, uint8_t cause) noexcept nogil
     cdef void relieve(self) noexcept nogil
     cdef void flush_connection(self, Connection *connection) noexcept nogil
+    cdef void check_room(self, Connection *connection) noexcept nogil
     cdef void flush_slice(self)
     cdef bint lanes_empty(self) noexcept nogil

@@ -1,6 +1,6 @@
 """Everything that is written to connections: replies, lanes, flush slices, and who has to go because of it.
 
-First of four layers of the reactor (output, lifecycle, intake, reactor). Python is never called from here, and nothing is freed: a
+First of six layers of the reactor (output, lifecycle, intake, verbs, replay, reactor). Python is never called from here, and nothing is freed: a
 connection whose fate a write decides, or whose queue is full in the middle of a fan-out, is doomed, and settled by the lifecycle
 when the fan-out or flush is over. Here too: the clock and the memory bound of the worker.
 """
@@ -24,7 +24,7 @@ from broker.native._poller cimport POLL_OUT, WATCH_CHANGE, poller_close, poller_
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Lane, Outbox, VERDICT_PUSH, WROTE_END, WROTE_PING,
     frame_message, frame_new, frame_release, lane_leave, lane_mark, lane_take, outbox_conflate, outbox_discard,
-    outbox_fits, outbox_make_room, outbox_push, outbox_slot,
+    outbox_fits, outbox_make_room, outbox_push, outbox_slot, outbox_used,
 )
 from broker.native._wheel cimport Wheel, wheel_init, wheel_set
 from broker.native._writer cimport WROTE_FAILED, WROTE_SHORT, WROTE_SOME, Wrote, writer_flush, writer_free, writer_init
@@ -43,6 +43,9 @@ cdef extern from "<sys/random.h>" nogil:
 
 cdef uint64_t TICK_NS = 50000000            # 50 ms; _wheel.pyx
 cdef uint64_t SLICE_NS = 2000000            # a flush runs this long, then the loop polls (loop lag p99 199 -> 14 ms, measured)
+# What a replay lets wait for one connection: as much as the kernel takes of it (TCP_NOTSENT_LOWAT), so that a reader that
+# keeps up is never idle, and a crowd of them costs 64 KiB each instead of a queue.
+cdef uint32_t LOW_WATER_BYTES = 65536
 cdef int CLOCK_EVERY = 32                   # sends between looks at the clock
 TICKS_PER_SECOND = 20
 
@@ -74,6 +77,7 @@ cdef class Output:
         self.closes = list(closes)
         if len(self.closes) < len(CAUSES):
             raise ValueError(f"{len(self.closes)} close payloads for {len(CAUSES)} causes")
+        self.low_water = min(<uint64_t>LOW_WATER_BYTES, <uint64_t>(hub.all.max_bytes // 2))
         self.timing.handshake = _ticks(handshake_seconds)
         self.timing.message = _ticks(message_seconds)
         self.timing.ping = _ticks(ping_seconds)
@@ -195,6 +199,8 @@ cdef class Output:
         cdef int flags = 0
         cdef uint64_t writes = self.all.counters[N_WRITES]
         cdef Wrote wrote = writer_flush(&self.writer, box, connection.fd, &flags)
+        if box.wants_room:
+            self.check_room(connection)
         if flags & WROTE_PING:
             connection.ping_queued = 0
             connection.pong_tick = self.tick + self.timing.pong
@@ -223,6 +229,13 @@ cdef class Output:
             self.watch(connection, connection.watched & ~POLL_OUT)
         if wrote == WROTE_SOME:
             lane_mark(self.all, box, LANE_BULK)
+
+    cdef void check_room(self, Connection *connection) noexcept nogil:
+        """Whoever replays to it is told at the end of the turn, when half of what may wait for it is written, or it has ended."""
+        if not connection.hungry and (connection.state == DEAD or outbox_used(&connection.box) * 2 <= self.low_water):
+            connection.hungry = 1
+            connection.next_hungry = self.hungry
+            self.hungry = connection
 
     cdef bint lanes_empty(self) noexcept nogil:
         return self.all.lane_head[<int>LANE_CONTROL] == NULL and self.all.lane_head[<int>LANE_SMALL] == NULL and self.all.lane_head[<int>LANE_BULK] == NULL

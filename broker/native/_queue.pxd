@@ -7,6 +7,7 @@ cdef struct Frame:
     uint32_t refs
     uint32_t size
     uint64_t born                   # order of creation within the worker: the smaller, the older
+    uint64_t offset                 # of a message with history; else 0
     uint8_t data[1]                 # really `size` bytes
 
 # What a full queue does with a message of this channel (design: only on a blocked connection).
@@ -15,6 +16,7 @@ cdef enum Policy:
     POLICY_DROP_OLDEST = 1
     POLICY_DROP_NEWEST = 2
     POLICY_LATEST = 3
+    POLICY_CATCH_UP = 4     # only for messages with an offset
 
 cdef enum:         # Format: the variants a message is encoded in
     FORMAT_RAW = 0
@@ -27,13 +29,17 @@ cdef struct Subscription:
     void *channel                   # BORROWED Channel of _hub; NULL once detached
     Subscription *next              # the connection's list
     uint64_t missed                 # deliveries dropped since the last gap notice was written; missed_unknown = nobody knows
+    uint64_t cursor                 # while untold: the offset after which it reads on from the history
+    Subscription *next_lagging      # BORROWED: see Outboxes.lagging
     uint32_t index                  # place among the channel's entries
     uint32_t slots                  # slots of the ring that name it, the gap's too
     uint32_t live                   # unsent messages among them
     uint32_t oldest                 # sequence of the ring before which none of its messages stands
     uint8_t policy
-    uint8_t receives
+    uint8_t receives                # stands in the channel's fan-out
     uint8_t sends
+    uint8_t behind                  # reads from the history; with `receives`: lagging, about to leave the fan-out
+    uint8_t untold                  # fell behind, and nobody who replays knows
     uint8_t gap_queued
     uint8_t detached
 
@@ -56,6 +62,9 @@ cdef enum Lane:
     LANE_CONTROL = 1
     LANE_SMALL = 2
     LANE_BULK = 3
+
+cdef inline uint64_t unknown_cursor() noexcept nogil:
+    return <uint64_t>-1
 
 cdef inline uint64_t missed_unknown() noexcept nogil:
     return <uint64_t>-1
@@ -80,6 +89,7 @@ cdef struct Outbox:
     uint8_t format
     uint8_t blocked                 # the last write was short: skipped until the kernel says writable
     uint8_t closed                  # takes no more deliveries
+    uint8_t wants_room              # somebody waits for it to be nearly empty
 
 cdef enum:
     INLINE_SLOTS = 2
@@ -94,6 +104,7 @@ cdef struct Outboxes:
     uint32_t max_messages
     uint64_t physical               # bytes of frames and rings alive
     uint64_t born
+    Subscription *lagging           # they fell behind during a fan-out and leave it before the next; see the hub's part
     Frame *(*render_gap)(Outboxes *all, Subscription *subscription) noexcept nogil   # a new frame that tells `missed`; set by the hub
 
 cdef Frame *frame_new(Outboxes *all, size_t size) noexcept nogil            # refs = 1; NULL = no memory
@@ -113,10 +124,15 @@ cdef inline bint outbox_fits(const Outboxes *all, const Outbox *box, size_t size
         used += box.pong.size + SLOT_BYTES
     return slots < all.max_messages and used + size + SLOT_BYTES <= all.max_bytes
 
+# Bytes that wait, as the bound counts them.
+cdef inline uint64_t outbox_used(const Outbox *box) noexcept nogil:
+    return <uint64_t>box.bytes + <uint64_t>(box.count - box.tombstones - box.gaps) * SLOT_BYTES
+
 cdef enum Verdict:
     VERDICT_PUSH = 0        # there is room now
     VERDICT_DROPPED = 1     # the arriving message was dropped and counted
     VERDICT_DISCONNECT = 2  # the connection has to go
+    VERDICT_BEHIND = 3      # policy catch_up: the subscription reads on from the history; cursor unknown_cursor = from the arriving one
 # The policy of a full queue on a blocked connection. O(1) amortised. No subscription: a message of our own, which may not be lost.
 cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
 # Policy latest when a connection becomes blocked: at most one unsent message of each such subscription stays.

@@ -15,11 +15,11 @@ from libc.string cimport memcpy, memset
 
 from broker.native._counters cimport (
     COUNTERS, G_FRAMES, G_QUEUED, G_SLOTS, N_DISCARDED, N_DROPPED_LATEST, N_DROPPED_NEWEST, N_DROPPED_OLDEST, N_PONGS_COALESCED,
-    N_WRITTEN,
+    N_PUT_OFF, N_WRITTEN,
 )
 from broker.native._frames cimport frame_header
 
-POLICIES = ("disconnect", "drop_oldest", "drop_newest", "latest")
+POLICIES = ("disconnect", "drop_oldest", "drop_newest", "latest", "catch_up")
 
 cdef size_t FRAME_OVERHEAD = sizeof(Frame) - 1
 cdef size_t MOST_FRAME_BYTES = <size_t>1 << 31     # Frame.size is 32 bits
@@ -38,6 +38,7 @@ cdef Frame *frame_new(Outboxes *all, size_t size) noexcept nogil:
     frame.refs = 1
     frame.size = <uint32_t>size
     frame.born = all.born
+    frame.offset = 0
     all.born += 1
     all.physical += FRAME_OVERHEAD + size
     all.counters[G_FRAMES] += 1
@@ -239,16 +240,18 @@ cdef void _drop(Outboxes *all, Outbox *box, Slot *slot) noexcept nogil:
         box.tombstones += 1
 
 
+cdef uint32_t _oldest_place(Outbox *box, Subscription *subscription) noexcept nogil:
+    """Before it stands no message of the subscription that may go: a frame that was begun may not."""
+    cdef int32_t place = <int32_t>(subscription.oldest - box.sequence)
+    return <uint32_t>max(place, 1 if box.head_offset else 0)
+
+
 cdef bint _drop_oldest(Outboxes *all, Outbox *box, Subscription *subscription) noexcept nogil:
     """Gives up the oldest unsent delivery of one subscription; False = it has none that may go."""
-    cdef uint32_t place = subscription.oldest - box.sequence
+    cdef uint32_t place = _oldest_place(box, subscription)
     cdef Slot *slot
     if subscription.live == 0:
         return False
-    if <int32_t>place < 0:
-        place = 0
-    if place == 0 and box.head_offset:
-        place = 1
     while place < box.count:
         slot = outbox_slot(box, place)
         if slot.subscription == subscription and slot.frame != NULL:
@@ -273,6 +276,31 @@ cdef Verdict _drop_arriving(Outboxes *all, Outbox *box, Subscription *subscripti
     return VERDICT_DROPPED
 
 
+cdef void _forget(Outboxes *all, Outbox *box, Subscription *subscription) noexcept nogil:
+    """Policy catch_up: takes back what is queued, to be read from the history. The walk is paid for by what was queued."""
+    cdef uint32_t place = _oldest_place(box, subscription)
+    cdef Slot *slot
+    if not subscription.untold:
+        subscription.untold = 1
+        subscription.cursor = unknown_cursor()
+        box.wants_room = 1
+        if not subscription.behind:
+            subscription.behind = 1
+            subscription.next_lagging = all.lagging
+            all.lagging = subscription
+    while place < box.count and subscription.live:
+        slot = outbox_slot(box, place)
+        if slot.subscription == subscription and slot.frame != NULL:
+            if subscription.cursor == unknown_cursor():
+                subscription.cursor = slot.frame.offset - 1
+            _release_slot(all, box, slot)
+            _unname(slot)
+            box.tombstones += 1
+            all.counters[N_PUT_OFF] += 1
+        place += 1
+    subscription.oldest = box.sequence + place
+
+
 cdef void _drop_lossy(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
     """Room for a message that must not be lost: what lossy channels hold goes, oldest first, until it fits."""
     cdef uint32_t place = box.lossy_from - box.sequence
@@ -282,14 +310,19 @@ cdef void _drop_lossy(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
     while place < box.count and not outbox_fits(all, box, size):
         slot = outbox_slot(box, place)
         if slot.frame != NULL and _names(slot) and slot.subscription.policy != POLICY_DISCONNECT:
-            _drop(all, box, slot)
+            if slot.subscription.policy == POLICY_CATCH_UP and slot.subscription.channel != NULL:
+                _forget(all, box, slot.subscription)
+            else:
+                _drop(all, box, slot)
         place += 1
     box.lossy_from = box.sequence + place
 
 
 cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscription, size_t size) noexcept nogil:
     cdef uint8_t policy = POLICY_DISCONNECT if subscription == NULL else subscription.policy
-    if policy == POLICY_DISCONNECT:
+    if policy == POLICY_CATCH_UP:
+        _forget(all, box, subscription)
+    elif policy == POLICY_DISCONNECT:
         _drop_lossy(all, box, size)
     elif policy == POLICY_DROP_OLDEST:
         while not outbox_fits(all, box, size) and _drop_oldest(all, box, subscription):
@@ -298,6 +331,8 @@ cdef Verdict outbox_make_room(Outboxes *all, Outbox *box, Subscription *subscrip
         while _drop_oldest(all, box, subscription):
             pass
     _squeeze(all, box)
+    if policy == POLICY_CATCH_UP:
+        return VERDICT_BEHIND
     if outbox_fits(all, box, size):
         return VERDICT_PUSH
     return VERDICT_DISCONNECT if policy == POLICY_DISCONNECT else _drop_arriving(all, box, subscription)

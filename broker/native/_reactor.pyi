@@ -2,8 +2,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from broker.native._hub import Hub
+from broker.native._replay import Replaying
 from broker.native._request import Request
-from broker.native._verbs import Verbs
 
 class Handler(Protocol):
     """What the reactor calls, from the loop of the turn and never inside a fan-out or flush.
@@ -39,7 +39,7 @@ class Handler(Protocol):
     def on_error(self, error: BaseException) -> None:
         """A method above raised."""
 
-class Reactor(Verbs):
+class Reactor(Replaying):
     def __init__(
         self,
         hub: Hub,

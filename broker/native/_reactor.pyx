@@ -4,8 +4,8 @@ Theory of operation. The loop calls `turn` when the poller's fd is readable, or 
 the input that waits, polls up to four times or 1 ms (so that accept and request of one client share a turn), then flushes what all
 of that queued: one write a connection. Then come deadlines, connections whose queue overflowed, and the graveyard.
 
-The layers below it: _output writes, _lifecycle ends, _intake accepts and reads, _verbs are what the rest of the broker calls.
-Here is the turn. It never raises, because the loop would call a raising reader for ever.
+The layers below it: _output writes, _lifecycle ends, _intake accepts and reads, _verbs and _replay are what the rest of the
+broker calls. Here is the turn. It never raises, because the loop would call a raising reader for ever.
 """
 
 from libc.string cimport memset
@@ -19,7 +19,7 @@ from broker.native._intake cimport MOST_LISTENERS, TAG_LISTENER
 from broker.native._linked cimport TAG_LINK
 from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
 from broker.native._socket cimport prepare_listener
-from broker.native._verbs cimport Verbs
+from broker.native._replay cimport Replaying
 
 
 cdef extern from "<sys/timerfd.h>" nogil:
@@ -47,7 +47,7 @@ cdef uint32_t DEADLINES_AFTER_TURNS = 64     # an overload that never ends must 
 cdef uint64_t POLLS_NS = 1000000
 
 
-cdef class Reactor(Verbs):
+cdef class Reactor(Replaying):
     def __cinit__(self, Hub hub, handler, closes, call_soon, **_):
         cdef itimerspec every
         # Fixed, so that glibc does not raise them by itself and memory of a peak goes back to the system (mallopt(3)).
@@ -86,7 +86,7 @@ cdef class Reactor(Verbs):
         except BaseException as error:      # cannot come from a connection: those are caught one by one
             self._report(error)
         self.in_turn = False
-        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or not self.lanes_empty() or self.link_waits():
+        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or self.hungry != NULL or not self.lanes_empty() or self.link_waits():
             self.schedule()
 
     cdef void _turn(self):
@@ -157,6 +157,8 @@ cdef class Reactor(Verbs):
         if self.all.physical > self.hub.memory_bytes:
             self.relieve()          # request heads and what was kept aside grow without asking
         self.settle()
+        if self.hungry != NULL:
+            self.feed()
         if self.graves != NULL:
             self.bury()
         self.all.counters[G_MEMORY_BYTES] = self.all.physical
@@ -241,6 +243,7 @@ cdef class Reactor(Verbs):
             self.turn_over = False
             self.run_pending()
         self.settle()
+        self.forget_hungry()
         self.bury()
         if self.hub.transport.owner == <void *>self:
             memset(&self.hub.transport, 0, sizeof(Transport))   # a hub that outlives us only queues

@@ -1,4 +1,4 @@
-"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, presence, ping.
+"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, history, presence, ping.
 
 The gateway calls `decode` on each text message of a JSON connection. Anything that is not a command becomes a
 CommandError with a word of `ERRORS`, a fixed text and, where the message still shows one, the client's `id`.
@@ -34,6 +34,9 @@ MAX_MESSAGE_ID_CHARACTERS = 128
 # Bounds the work of one command whatever the operator allows per connection.
 MAX_LIST_ITEMS = 1024
 MAX_LAST = 999_999
+# Messages in the answer to one `history`.
+MAX_HISTORY = 1000
+DEFAULT_HISTORY = 100
 
 Id = (
     Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARACTERS)]
@@ -97,22 +100,32 @@ class Presence(msgspec.Struct, frozen=True, gc=False, tag="presence", tag_field=
     id: Id = None
 
 
+class History(msgspec.Struct, frozen=True, gc=False, tag="history", tag_field="type", forbid_unknown_fields=True):
+    """The messages after a position, or the last ones. The plain name; no subscription is needed, and none is made."""
+
+    channel: str
+    since: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_HISTORY)] = DEFAULT_HISTORY
+    id: Id = None
+
+
 class Ping(msgspec.Struct, frozen=True, gc=False, tag="ping", tag_field="type", forbid_unknown_fields=True):
     """Answered by an `ack`: it shows that the server reads commands, which no browser can ask with a ping frame."""
 
     id: Id = None
 
 
-Command = Publish | Subscribe | Unsubscribe | Presence | Ping
+Command = Publish | Subscribe | Unsubscribe | History | Presence | Ping
 
 # Commands of the format that this server does not offer; a client may fall back when it is told so.
-NOT_OFFERED = frozenset({"history", "auth", "refresh"})
+NOT_OFFERED = frozenset({"auth", "refresh"})
 
 _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "publish": Publish,
     "subscribe": Subscribe,
     "unsubscribe": Unsubscribe,
     "presence": Presence,
+    "history": History,
     "ping": Ping,
 }
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -21,6 +21,7 @@ ERRORS: dict[str, str] = {
     "bad_command": "the command has a wrong or missing field",
     "unknown_type": "no command has this type",
     "not_supported": "this server does not offer the command",
+    "no_history": "the channel keeps no messages",
     "not_subscribed": "the connection is not subscribed to this channel",
     "already_subscribed": "the connection is subscribed to this channel already",
     "bad_payload": "the payload cannot be delivered in every format",

@@ -67,6 +67,15 @@ class _Unsubscribed(msgspec.Struct, frozen=True, gc=False, tag="unsubscribed", t
     id: Id = None
 
 
+class _History(msgspec.Struct, frozen=True, gc=False, tag="history", tag_field="type", omit_defaults=True):
+    channel: str
+    messages: list[msgspec.Raw]
+    position: str
+    recovered: bool | None = None
+    more: bool = False
+    id: Id = None
+
+
 class _Ack(msgspec.Struct, frozen=True, gc=False, tag="ack", tag_field="type", omit_defaults=True):
     id: Id = None
     position: str | None = None
@@ -159,6 +168,25 @@ def members_changed(kind: str, channel: str, members: Iterable[bytes], more: int
     """`join` or `leave`: who, how many more that are not named, and how many are there now."""
     struct = _Join if kind == "join" else _Leave
     return _encoder.encode(struct(channel, [msgspec.Raw(one) for one in members], count, more))
+
+
+def history(
+    channel: str, messages: list[bytes], position: str, recovered: bool | None, more: bool, id: Id = None
+) -> bytes:
+    """Answer to a history command; each of `messages` is what `message` made."""
+    return _encoder.encode(_History(channel, [msgspec.Raw(one) for one in messages], position, recovered, more, id))
+
+
+def message(channel: str, kind: int, payload: bytes, time_ms: int, extra: bytes) -> bytes:
+    """A `message` event, as native code writes it: kind 0 is JSON, 1 text, 2 binary; `extra` begins with a comma."""
+    if kind == 0:
+        body = b',"data":' + payload
+    elif kind == 1:
+        body = b',"text":' + _encoder.encode(payload.decode())
+    else:
+        body = b',"base64":' + _encoder.encode(payload)
+    name = _encoder.encode(channel)
+    return b'{"type":"message","channel":' + name + body + b',"time":%d' % time_ms + extra + b"}"
 
 
 def error(code: str, message: str | None = None, id: Id = None) -> bytes:

@@ -133,7 +133,7 @@ async def _serve_engine(spec: ChildSpec, page: Page) -> None:
     with socket.socket(fileno=spec.link_fd) as listener:
         listener.setblocking(False)
         serving = asyncio.ensure_future(
-            engine_process.serve(listener, spec.config.limits, beat, lambda: _ready(spec.ready_fd))
+            engine_process.serve(listener, spec.config, beat, lambda: _ready(spec.ready_fd))
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
         with contextlib.suppress(asyncio.CancelledError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from websockets.sync.client import connect
 
 from broker.config.load import load
 from tests.browser.conftest import CHROMIUM, CHROMIUM_FLAGS, show_page
@@ -14,6 +15,16 @@ from tests.process.command import Served, run, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+# In a tab that waits until it hears itself: publishes "before" as long as nobody else is subscribed.
+PUBLISH_UNTIL_HEARD = """url => new Promise(done => {
+  const socket = new WebSocket(url, ["broker.json.v1"]);
+  const publish = () => socket.send(JSON.stringify({type: "publish", channel: "news", text: "before", id: 1}));
+  socket.onmessage = event => {
+    const message = JSON.parse(event.data);
+    if (message.type === "hello" || (message.type === "ack" && !message.subscriptions)) setTimeout(publish, 20);
+    if (message.subscriptions) { socket.close(); done(); }
+  };
+})"""
 # The address that README shows, which may be in use where the tests run.
 SHOWN = "127.0.0.1:8000"
 PATIENCE_MS = 15_000
@@ -80,6 +91,26 @@ def test_the_lines_for_another_tab_reach_the_first(broker: Served, page: Page) -
     assert heard.value.text == "heard: from another tab"
 
 
+def test_the_lines_for_coming_back_miss_nothing(page: Page, tmp_path: Path) -> None:
+    settings = tmp_path / "broker.toml"
+    settings.write_text(f'[server]\nstate_directory = "{tmp_path}"\n')
+    flags = ["--history", "100", "--config", str(settings)]
+    with serving(*flags) as first:
+        port = first.port
+        with page.expect_console_message(lambda message: message.text == "got: before"):
+            pasted(page, here(block("js", "since."), first))
+            # The page may not be there yet; what it is shown first comes live or not at all.
+            page.evaluate(PUBLISH_UNTIL_HEARD, f"ws://127.0.0.1:{port}/ws")
+        assert first.stop() == 0
+    with serving(*flags, listen=f"127.0.0.1:{port}") as second:
+        with (
+            page.expect_console_message(lambda message: message.text == "got: meanwhile"),
+            connect(f"ws://127.0.0.1:{port}/ws", subprotocols=["news|send"]) as back_end,  # type: ignore[list-item]
+        ):
+            back_end.send("meanwhile")
+        assert second.stop() == 0
+
+
 def test_the_program_reaches_the_page(broker: Served, page: Page) -> None:
     with page.expect_console_message(lambda message: "hello, everyone" in message.text):
         pasted(page, here(block("js", "hello, everyone"), broker))
@@ -91,12 +122,12 @@ def test_the_program_reaches_the_page(broker: Served, page: Page) -> None:
 
 def test_the_lines_for_several_channels_hear_their_own_publication(broker: Served, page: Page) -> None:
     with page.expect_console_message() as heard:
-        pasted(page, here(block("js", "broker.json.v1"), broker))
+        pasted(page, here(block("js", "const all"), broker))
     assert heard.value.text == "room.42 {x: 1}"
 
 
 def test_every_block_of_a_page_is_run_by_a_test() -> None:
-    assert len(blocks("js")) == 3
+    assert len(blocks("js")) == 4
     assert len(blocks("python")) == 1
 
 

@@ -326,7 +326,7 @@ class Broker:
     def check_ledger(self) -> None:
         """Every delivery that was due is written, dropped by a policy, discarded by a close, or waiting."""
         c = self.counters()
-        dropped = c["n_dropped_oldest"] + c["n_dropped_newest"] + c["n_dropped_latest"]
+        dropped = c["n_dropped_oldest"] + c["n_dropped_newest"] + c["n_dropped_latest"] + c["n_put_off"]
         assert c["n_offered"] == c["n_written"] + dropped + c["n_discarded"] + c["g_queued"], c
 
 

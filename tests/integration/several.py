@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from broker.config.schema import Limits
+from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.link import LinkEngine
 from broker.engine.process import EngineProcess
@@ -25,7 +25,7 @@ class Cluster:
         self.workers: list[Broker] = []
         self.links: list[LinkEngine] = []
         self.most_output_bytes = 16 * 1024 * 1024
-        self.limits = Limits()
+        self.config = Config()
         self.clock: Clock | None = None
 
     def start_engine(self) -> None:
@@ -33,7 +33,7 @@ class Cluster:
         self.listener.bind(self.address)
         self.listener.listen()
         self.listener.setblocking(False)
-        self.engine = EngineProcess(self.listener, self.limits, self.most_output_bytes, self.clock)
+        self.engine = EngineProcess(self.listener, self.config, self.most_output_bytes, self.clock)
         self.engine.start()
 
     def stop_engine(self) -> None:

@@ -83,7 +83,7 @@ async def test_commands_sent_in_one_write_are_answered_in_order(broker: Broker) 
         ("{}", "bad_command", None),
         ('{"type":1,"id":9}', "bad_command", 9),
         ('{"type":"dance","id":9}', "unknown_type", 9),
-        ('{"type":"history","channel":"a","id":9}', "not_supported", 9),
+        ('{"type":"refresh","token":"e30","id":9}', "not_supported", 9),
         ('{"type":"auth","token":"e30","id":9}', "not_supported", 9),
         ('{"type":"publish","channel":"a","id":9}', "bad_command", 9),
         ('{"type":"publish","channel":"a","text":"x","data":1,"id":9}', "bad_command", 9),

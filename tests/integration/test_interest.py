@@ -109,3 +109,27 @@ async def test_a_client_that_leaves_while_its_channel_is_joined_leaves_nothing_b
     engine.joined()
     assert (await stays.answer()).status == 101
     assert broker.counter("g_sessions") == 1
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_a_channel_that_everybody_has_left_is_left_at_the_engine_and_joined_again_by_the_next(
+    engine: JoiningEngine,
+) -> None:
+    async with running(
+        engine=engine.attach, limits_interest_linger_seconds=1.0, limits_handshake_seconds=1.0
+    ) as broker:
+        stays, goes = await broker.connect(), await broker.connect()
+        for client, offer in ((stays, "a"), (goes, "a, b")):
+            await client.send(request(offer=offer))
+        await asked(engine, b"a", b"b")
+        engine.joined()
+        engine.joined()
+        assert [(await client.answer()).status for client in (stays, goes)] == [101, 101]
+        goes.close()
+        await wait_until(lambda: engine.left)
+        assert engine.left == [b"b"]
+        again = await broker.connect()
+        await again.send(request(offer="a, b"))
+        await asked(engine, b"b")
+        engine.joined()
+        assert (await again.answer()).status == 101

@@ -213,6 +213,7 @@ class Turning:
         """The ledger balances, sessions end once, and nothing is left of anybody."""
         assert {name: self.counter(name) for name in GONE_WITH_CONNECTIONS if self.counter(name)} == {}
         given_up = [self.counter(f"n_dropped_{policy}") for policy in ("oldest", "newest", "latest")]
+        given_up.append(self.counter("n_put_off"))
         assert self.counter("n_offered") == self.counter("n_written") + sum(given_up) + self.counter("n_discarded")
         closed = sum(self.counter(name) for name in _counters.NAMES if name.startswith("n_closed_"))
         assert closed == self.counter("n_accepted"), "each connection ends for one cause"

@@ -138,7 +138,7 @@ def test_everything_wrong_with_a_configuration_is_said_at_once_by_dotted_path(tm
         ]
     )
     assert "did you mean limits.max_message_bytes?" in result.errors
-    assert "must be one of disconnect, drop_oldest, drop_newest, latest" in result.errors
+    assert "must be one of auto, disconnect, drop_oldest, drop_newest, latest, catch_up" in result.errors
 
 
 def test_a_configuration_that_is_not_there_is_named() -> None:

@@ -13,14 +13,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from broker.engine.base import HistoryRule, Publication
+from broker.engine.ring import Ring
 from broker.gateway.refusals import CAUSE_OF
 from broker.native._request import Request
+from broker.recovery.replays import Replays, Shelf
 from tests.client_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from tests.integration.turning import ANY_PAYLOAD, BAD_REQUEST, REQUEST, TEXT_KIND, TOO_SLOW, Peer, Turning, accept
 
 BYE = (1001).to_bytes(2) + b"bye"
 GOING_AWAY = CAUSE_OF["going_away"]
-NAMES = (b"disconnect", b"oldest", b"newest", b"latest")  # each channel's policy is its place
+NAMES = (b"disconnect", b"oldest", b"newest", b"latest", b"kept")  # each channel's policy is its place
+KEPT = 4
+RULE = HistoryRule(50, 1e9, 500_000)
 LIMITS = {
     "ping_seconds": 2.0,
     "pong_seconds": 1.0,
@@ -94,6 +99,17 @@ class Anything(RuleBasedStateMachine):
         )
         self.plans: deque[list[Plan]] = deque()
         self.undecided: list[tuple[int, Request]] = []
+        self.ring = Ring("epoch", 0)
+        self.soon: list[Callable[[], None]] = []
+        self.replays = Replays(
+            self.world.reactor,
+            {NAMES[KEPT]: Shelf(self.ring, RULE)},
+            self.cut,
+            self.soon.append,
+            float,
+            int,
+        )
+        self.world.reactor.on_room = self.replays.on_room
         self.world.when_requested = self.requested
         self.world.when_message = self.message
         self.world.when_too_slow = self.too_slow
@@ -105,11 +121,37 @@ class Anything(RuleBasedStateMachine):
         try:
             self.plans.clear()
             self.world.end_everybody()
+            self.run_replays()
             self.world.check()
+            assert self.replays.count == 0
         finally:
             self.world.destroy()
         assert self.world.counter("g_frames") == 0
         assert self.world.hub.memory == 0
+
+    def cut(self, conn: int, word: str) -> None:
+        self.world.reactor.close(conn, BYE, GOING_AWAY)
+
+    def run_replays(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
+
+    def publish_kept(self, conn: int, size: int, echo: bool) -> None:
+        offset = self.ring.head + 1
+        kept = Publication(
+            NAMES[KEPT], TEXT_KIND, b"k" * size, b"", conn, echo, offset=offset, epoch="epoch", time_ms=1
+        )
+        self.ring.append(kept)
+        self.ring.trim(RULE, 1)
+        self.world.reactor.publish_kept(conn, NAMES[KEPT], TEXT_KIND, kept.payload, b"", echo, offset, 1)
+
+    def join_kept(self, conn: int, back: int) -> None:
+        """Begins at the head, or some messages before it."""
+        cursor = max(self.ring.start, self.ring.head - back)
+        if cursor == self.ring.head:
+            self.world.reactor.subscribe(conn, NAMES[KEPT], KEPT, ANY_PAYLOAD, True, False)
+        elif self.world.reactor.subscribe_behind(conn, NAMES[KEPT], KEPT, ANY_PAYLOAD, False):
+            self.replays.start(conn, NAMES[KEPT], cursor)
 
     # Callbacks.
 
@@ -136,6 +178,9 @@ class Anything(RuleBasedStateMachine):
             "stop": lambda: reactor.close_all(BYE, GOING_AWAY, BAD_REQUEST) if size == 1 else None,
             "nothing": lambda: None,
         }
+        if name == KEPT:
+            actions["join"] = lambda: self.join_kept(conn, size // 100)
+            actions["publish"] = lambda: self.publish_kept(conn, size, flag)
         if verb == "raise":
             raise RuntimeError("planned")
         if verb == "exit":
@@ -154,6 +199,8 @@ class Anything(RuleBasedStateMachine):
             self.world.reactor.open(conn, accept(request), None, kind % 2, ("session", conn))
             for name in range(kind // 2):  # the odd ones speak JSON
                 self.world.reactor.subscribe(conn, NAMES[name], name, ANY_PAYLOAD, True, name == 1)
+            if kind > 5:
+                self.join_kept(conn, kind % 4)
         self.act(conn)
 
     def message(self, conn: int, payload: bytes) -> bool:
@@ -227,11 +274,16 @@ class Anything(RuleBasedStateMachine):
     @rule(name=names, size=sizes, times=st.sampled_from([1, 30, 100]))
     def publish(self, name: int, size: int, times: int) -> None:
         for _ in range(times):
-            self.world.hub.publish(NAMES[name], TEXT_KIND, b"p" * size)
+            if name == KEPT:
+                self.publish_kept(0, size, True)
+            else:
+                self.world.hub.publish(NAMES[name], TEXT_KIND, b"p" * size)
 
     @rule(count=st.integers(1, 4))
     def turn(self, count: int) -> None:
-        self.world.turns(count)
+        for _ in range(count):
+            self.world.turns(1)
+            self.run_replays()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 60.0]))
     def time_passes(self, seconds: float) -> None:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("gateway",),
     ("api",),
     ("node",),
+    ("recovery",),
     ("engine",),
     ("auth",),
     ("native",),
@@ -32,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Narrower than the rows: only these may know of the native core (the command line tells which build runs).
 ONLY_IMPORTED_BY: dict[str, frozenset[str]] = {
-    "native": frozenset({"cli", "supervisor", "worker", "gateway", "node", "engine", "native"}),
+    "native": frozenset({"cli", "supervisor", "worker", "gateway", "node", "recovery", "engine", "native"}),
 }
 
 # Sans-IO: plain values in and out, a clock that is handed in. Prefixes of dotted names, by the module that is bound.

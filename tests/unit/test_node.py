@@ -262,3 +262,22 @@ def test_lost_joins_and_leaves_are_no_hole_to_those_who_never_hear_them(node: No
     node.missed(b"room", 0)
     assert reactor.calls == [("missed", b"room", 0)]
     assert ended == []
+
+
+def test_a_full_queue_is_caught_up_from_the_history_unless_the_operator_says_otherwise(reactor: FakeReactor) -> None:
+    channels = {
+        "kept": ChannelPolicy(history_count=5, history_seconds=60.0, history_bytes=100),
+        "strict": ChannelPolicy(history_count=5, queue="disconnect"),
+    }
+    node = Node(cast("Reactor", reactor), lambda sink: FakeEngine(), channels, 4)
+    kept, strict = node.channel("kept"), node.channel("strict")
+    assert (POLICIES[kept.policy], kept.history) == ("catch_up", HistoryRule(5, 60.0, 100))
+    assert POLICIES[strict.policy] == "disconnect"
+    assert node.channel("live").history is None
+
+
+def test_a_history_channel_is_never_published_to_by_the_native_core(reactor: FakeReactor) -> None:
+    node = Node(cast("Reactor", reactor), lambda sink: FakeEngine(), {"kept": ChannelPolicy(history_count=5)}, 4)
+    assert node.subscribe(7, node.channel("kept"), receives=True, sends=True)
+    assert node.subscribe(7, node.channel("live"), receives=True, sends=True)
+    assert [call[-1] for call in reactor.calls] == [False, True]

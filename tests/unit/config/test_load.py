@@ -76,7 +76,7 @@ def test_a_misspelt_key_is_answered_with_the_right_one(write: Write) -> None:
 
 def test_a_wrong_choice_is_answered_with_the_choices(write: Write) -> None:
     assert problems(write('[channels.a]\nqueue = "drop"\n')) == [
-        'channels."a".queue: must be one of disconnect, drop_oldest, drop_newest, latest'
+        'channels."a".queue: must be one of auto, disconnect, drop_oldest, drop_newest, latest, catch_up'
     ]
 
 
@@ -231,3 +231,21 @@ def test_a_drain_that_is_no_table_is_reported(write: Write, dev: bool) -> None:
 def test_an_end_that_cannot_be_is_refused(key: str, value: int) -> None:
     (problem,) = problems(None, {f"drain.{key}": value})
     assert problem.startswith(f"drain.{key}: ")
+
+
+def test_history_that_contradicts_itself_is_told(write: Write) -> None:
+    assert problems(write('[channels.a]\nqueue = "catch_up"\n')) == [
+        'channels."a".queue: catch_up reads on from the history, so history_count must be above 0'
+    ]
+    (problem,) = problems(write("[limits]\nhistory_bytes = 65_536\n[channels.a]\nhistory_count = 1\n"))
+    assert problem.startswith('channels."a".history_bytes: must not be above limits.history_bytes (65536)')
+    load(write("[limits]\nhistory_bytes = 65_536\n[channels.a]\n"))  # without history its bytes mean nothing
+    (problem,) = problems(write("[limits]\nhandshake_seconds = 20.0\n"))
+    assert problem.startswith("limits.handshake_seconds: must not be above limits.interest_linger_seconds")
+
+
+def test_the_flag_for_history_holds_for_every_channel_that_does_not_say_otherwise(write: Write) -> None:
+    config = load(write('[channels.a]\nqueue = "catch_up"\n[channels.b]\nhistory_count = 0\n'), None, 7)
+    assert {pattern: policy.history_count for pattern, policy in config.channels.items()} == {"a": 7, "b": 0, ">": 7}
+    assert load(None, None, 7).channels[">"].history_count == 7
+    assert load(None).channels == {}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from broker.config.schema import Limits
-from broker.engine.base import EngineError, Joined, Member, PresenceEvent, Present, Publication, Receipt
+from broker.engine.base import EngineError, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
 from broker.engine.memory import MemoryEngine
 from tests.fake_clock import FakeClock
 
@@ -19,6 +19,9 @@ class Delivering:
 
     def missed(self, channel: bytes, count: int | None) -> None:
         raise AssertionError("an engine in the process loses nothing")
+
+    def kept(self, channel: bytes) -> tuple[str, int]:
+        raise AssertionError("an engine in the process has the only copy")
 
     def joined(self, channel: bytes, joined: Joined) -> None:
         raise AssertionError("an engine in the process answers at once")
@@ -114,3 +117,61 @@ def test_an_event_that_cannot_be_told_does_not_stop_the_clock() -> None:
         with pytest.raises(MemoryError):
             clock.advance(60)
     assert [event.kind for _, event in sink.told] == ["join", "leave"]
+
+
+RULE = HistoryRule(10, 60.0, 1000)
+
+
+def test_a_history_channel_gives_every_message_a_place_and_says_it_in_the_receipt() -> None:
+    delivered: list[Publication] = []
+
+    def deliver(publication: Publication) -> int:
+        delivered.append(publication)
+        return 1
+
+    engine = MemoryEngine(Delivering(deliver))
+    positions = [engine.publish(Publication(b"news", 1, b"x", history=RULE)).position for _ in range(3)]
+    epoch = engine.history.epoch
+    assert positions == [f"{epoch}.1", f"{epoch}.2", f"{epoch}.3"]
+    assert [one.offset for one in delivered] == [1, 2, 3]
+    joined = engine.join(b"news", RULE)
+    assert (joined.epoch, joined.head) == (epoch, 3)
+    assert joined.ring is not None
+    assert joined.ring.after(0, 10, 1000) == delivered
+
+
+@pytest.mark.parametrize("rule", [None, RULE], ids=["live", "history"])
+def test_a_repeated_message_id_is_delivered_once_and_told_the_first_receipt(rule: HistoryRule | None) -> None:
+    delivered: list[bytes] = []
+
+    def deliver(publication: Publication) -> int:
+        delivered.append(publication.payload)
+        return len(delivered)
+
+    engine = MemoryEngine(Delivering(deliver))
+    receipts = [
+        engine.publish(Publication(channel, 1, payload, message_id=message_id, history=rule))
+        for channel, payload, message_id in [
+            (b"news", b"first", "1"),
+            (b"news", b"retry", "1"),
+            (b"news", b"next", "2"),
+            (b"room", b"other", "1"),
+        ]
+    ]
+    assert delivered == [b"first", b"next", b"other"]
+    assert receipts[0] == receipts[1]
+    assert len({receipt.subscriptions for receipt in receipts}) == 3
+
+
+def test_what_has_its_place_and_could_not_be_delivered_is_not_said_to_be_unpublished() -> None:
+    missed: list[tuple[bytes, int | None]] = []
+
+    def deliver(publication: Publication) -> int:
+        raise MemoryError
+
+    sink = Delivering(deliver)
+    sink.missed = lambda channel, count: missed.append((channel, count))  # type: ignore[method-assign]
+    with pytest.raises(EngineError) as refused:
+        MemoryEngine(sink).publish(Publication(b"news", 1, b"a", history=RULE))
+    assert refused.value.word == "outcome_unknown"
+    assert missed == [(b"news", 1)]

@@ -49,7 +49,7 @@ async def test_a_publish_is_sequenced_as_it_came_and_acknowledged(
         commands, reactor, type="publish", channel="news", data={"a": [1]}, id="i", message_id='"m', echo=False
     )
     assert answers == [{"type": "ack", "id": "i", "position": "8f3a.7", "subscriptions": 2}]
-    assert engine.taken == [Publication(b"news", KIND_JSON, b'{"a": [1]}', SENDER + b',"id":"\\"m"', CONN, echo=False)]
+    assert engine.taken == [Publication(b"news", KIND_JSON, b'{"a": [1]}', SENDER + b',"id":"\\"m"', CONN, False, '"m')]
 
 
 @pytest.mark.parametrize(
