@@ -154,7 +154,8 @@ async def test_readers_that_come_back_at_random_miss_nothing_and_hear_nothing_tw
         broker = (site.here, site.there)[number % 2]
         client, (entry,) = await hello(broker, "kept")
         started.release()
-        position, heard = entry["position"], []
+        position = entry["position"]
+        heard: list[int] = []
         while not heard or heard[-1] < total - 1:
             event = await client.event()
             heard.append(int(event["text"]))
