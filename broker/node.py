@@ -42,6 +42,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     payload: int
     history: HistoryRule | None = None
     presence: bool = False
+    raw_gap_ignored: bool = False
 
 
 class Begun(msgspec.Struct, frozen=True, gc=False):
@@ -286,7 +287,7 @@ class Node:
 
     def _tell_missed(self, channel: bytes, count: int | None) -> None:
         raw = self._reactor.missed(channel, count)
-        if raw and count != 0:
+        if raw and count != 0 and not self.channel(channel.decode()).raw_gap_ignored:
             self.on_hole(raw)
 
     def kept(self, channel: bytes) -> tuple[str, int]:
@@ -344,7 +345,14 @@ def _channel(name: str, policy: ChannelPolicy) -> Channel:
     queue = policy.queue
     if queue == "auto":
         queue = "disconnect" if history is None else "catch_up"
-    return Channel(name.encode(), POLICIES.index(queue), PAYLOADS.index(policy.payload), history, policy.presence)
+    return Channel(
+        name.encode(),
+        POLICIES.index(queue),
+        PAYLOADS.index(policy.payload),
+        history,
+        policy.presence,
+        policy.raw_gap == "ignore",
+    )
 
 
 def _call_soon(callback: Callable[[], None]) -> object:

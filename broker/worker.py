@@ -89,6 +89,7 @@ class Worker:
         self.gateway = Gateway(
             {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
             limits.handshake_seconds,
+            config.drain.closes_per_second,
         )
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
         self.max_connections = max_connections(limits.max_connections, RESERVED_FDS + len(siblings))

@@ -200,6 +200,9 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_bytes: Annotated[int, Meta(ge=1, le=2**32)] = 1_048_576
     # Whether subscribers are members that others see: command `presence`, events `join` and `leave`.
     presence: bool = False
+    # Raw subscribers of a channel that lost messages on their way to this worker (its engine died, or it stood still):
+    # they cannot be told, so they are closed with 1012; "ignore" where a silent hole does no harm, as for a clock.
+    raw_gap: Literal["close", "ignore"] = "close"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

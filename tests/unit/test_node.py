@@ -276,6 +276,16 @@ def test_a_full_queue_is_caught_up_from_the_history_unless_the_operator_says_oth
     assert node.channel("live").history is None
 
 
+def test_a_hole_that_does_no_harm_ends_no_raw_subscriber(reactor: FakeReactor) -> None:
+    ended: list[int] = []
+    node = Node(cast("Reactor", reactor), lambda sink: FakeEngine(), {"clock": ChannelPolicy(raw_gap="ignore")}, 4)
+    node.on_hole = ended.extend
+    node.missed(b"clock", None)
+    assert ended == []
+    node.missed(b"news", None)
+    assert ended == [7, 8]
+
+
 def test_a_history_channel_is_never_published_to_by_the_native_core(reactor: FakeReactor) -> None:
     node = Node(cast("Reactor", reactor), lambda sink: FakeEngine(), {"kept": ChannelPolicy(history_count=5)}, 4)
     assert node.subscribe(7, node.channel("kept"), receives=True, sends=True)

@@ -67,6 +67,9 @@ class FakeReactor:
     def close(self, conn: int, payload: bytes, cause: int) -> bool:
         return self._did("close", conn, payload, cause_word(cause))
 
+    def close_later(self, conn: int, payload: bytes, cause: int, seconds: float) -> bool:
+        return self._did("close_later", conn, payload, cause_word(cause), seconds)
+
     def resume(self, conn: int) -> bool:
         return self._did("resume", conn)
 
