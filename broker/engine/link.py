@@ -3,8 +3,8 @@
 The native core (`_linked`) carries raw live messages without Python. Here are the link's life (connect, greet, break,
 again), the publishes of the JSON format, which wait for their acknowledgement, and the questions of `wire`.
 
-A link that has something under way and hears nothing for `silence_seconds` counts as broken: a hung engine must not
-hold publishers for ever. Whatever was under way then has an unknown outcome.
+A link that has something under way and hears nothing for `link_silence_seconds` counts as broken: a hung engine must
+not hold publishers for ever. Whatever was under way then has an unknown outcome.
 """
 
 import asyncio
@@ -17,15 +17,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from broker.config.schema import Limits
 from broker.engine import wire
 from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
 
-# Publishes of one worker that may be under way, in bytes. 64 of the largest messages of the default configuration;
-# at 1 GB/s of a Unix socket it is 4 ms of work.
-WINDOW_BYTES = 4 * 1024 * 1024
 CONNECT_FIRST_SECONDS = 0.02
 CONNECT_MOST_SECONDS = 1.0
 TICK_SECONDS = 0.25
@@ -44,14 +42,15 @@ class LinkEngine:
         sink: Sink,
         address: str,
         slot: int,
+        limits: Limits,
         *,
-        silence_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
         self._address = address
         self._slot = slot
-        self._silence_seconds = silence_seconds
+        self._silence_seconds = limits.link_silence_seconds
+        self._window_bytes = limits.link_window_bytes
         self._clock = clock
         self._native: Linked
         self._loop: asyncio.AbstractEventLoop
@@ -75,7 +74,7 @@ class LinkEngine:
         """Begins to connect. Inside a running loop, before the first connection is accepted."""
         self._native = native
         self._loop = asyncio.get_running_loop()
-        native.expect_link(self, WINDOW_BYTES)
+        native.expect_link(self, self._window_bytes)
         self._keeper = self._loop.create_task(self._keep_linked())
         self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
 

@@ -21,9 +21,6 @@ from broker.native._exchange import Exchange
 
 log = logging.getLogger("broker.engine")
 
-# What may wait for one worker before messages are lost for it: 16 MiB are 250 of the largest of the default
-# configuration, and some 10 ms of a Unix socket.
-MOST_OUTPUT_BYTES = 16 * 1024 * 1024
 BEAT_SECONDS = 0.05
 
 
@@ -34,7 +31,6 @@ class EngineProcess:
         self,
         listener: socket.socket,
         config: Config,
-        most_output_bytes: int = MOST_OUTPUT_BYTES,
         clock: Clock | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -44,7 +40,7 @@ class EngineProcess:
         self._owners: dict[int, int] = {}
         self._links = 0
         self._roll = Roll(config.limits, self._tell_members, clock)
-        self.exchange = Exchange(self, self._loop.call_soon, most_output_bytes)
+        self.exchange = Exchange(self, self._loop.call_soon, config.limits.link_output_bytes)
         self._config = config
         self.history = open_history(config)
         # Channels with history that a worker has joined.
@@ -175,15 +171,17 @@ class EngineProcess:
         log.error("a link of the engine failed", exc_info=error)
 
 
-async def serve(listener: socket.socket, config: Config, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+async def serve(
+    listener: socket.socket, config: Config, beat: Callable[[EngineProcess], None], ready: Callable[[], None]
+) -> None:
     """Serves links until it is cancelled. `beat` says that the loop turns; `ready` that workers may come."""
     engine = EngineProcess(listener, config)
     engine.start()
-    beat()
+    beat(engine)
     ready()
     try:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            beat()
+            beat(engine)
     finally:
         engine.stop()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.config.schema import Limits
 from tests.client_frames import TEXT, frame
 from tests.fake_clock import FakeClock
 from tests.integration.harness import Client, request, wait_until
@@ -195,6 +196,40 @@ async def test_publishes_under_way_when_the_link_breaks_have_an_unknown_outcome(
     await cluster.all_linked()
 
 
+async def test_an_engine_that_hangs_does_not_hold_publishers_for_ever() -> None:
+    async with several(2, engine_limits=Limits(link_silence_seconds=0.3)) as cluster:
+        one, two = cluster.workers
+        commander, publisher, idle = await one.open_json(), await one.open("news|send"), await two.open_json()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(cluster.engine.exchange.fileno())
+        await commander.command(type="publish", channel="news", text="x", id=1)
+        await publisher.send(frame(TEXT, b"y"))
+        error = await commander.event()
+        assert (error["code"], error["id"]) == ("outcome_unknown", 1)
+        assert (await publisher.close_frame())[0] == 4104
+        publisher.close()
+        assert cluster.links[1].up, "who has nothing under way need not give up"
+        await idle.command(type="ping", id=1)
+        assert await idle.event() == {"type": "ack", "id": 1}
+        loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+        await cluster.all_linked()
+        await commander.command(type="publish", channel="news", text="again", id=2)
+        assert await commander.event() == {"type": "ack", "id": 2}
+
+
+async def test_the_operator_says_how_much_may_be_under_way() -> None:
+    async with several(1, engine_limits=Limits(link_window_bytes=20_000)) as cluster:
+        (one,) = cluster.workers
+        publisher = await one.open("news|send")
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(cluster.engine.exchange.fileno())
+        await publisher.send(frame(TEXT, b"x" * 6000) * 10)
+        await wait_until(lambda: not one.reactor.link_has_credit)
+        assert one.counter("n_published") == 4
+        loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+        await wait_until(lambda: one.counter("n_published") == 10)
+
+
 async def test_a_publisher_that_is_faster_than_the_engine_is_not_read_and_loses_nothing() -> None:
     async with several(2, limits_send_queue_bytes=2**24) as cluster:
         one, two = cluster.workers
@@ -234,7 +269,7 @@ async def test_commands_wait_for_credit_in_line_and_are_all_acked(cluster: Clust
 
 
 async def test_a_worker_that_stands_still_loses_messages_and_its_subscribers_are_told_how_many() -> None:
-    async with several(2, most_output_bytes=100_000, channels={"calm": {"queue": "drop_oldest"}}) as cluster:
+    async with several(2, engine_limits=Limits(link_output_bytes=100_000)) as cluster:
         one, two = cluster.workers
         fast, slow, raw = await one.open_json("news"), await two.open_json("news"), await two.open("news|recv")
         publisher = await one.open_json()
