@@ -303,6 +303,60 @@ async def test_a_worker_that_stands_still_loses_messages_and_its_subscribers_are
         raw.close()
 
 
+async def test_with_history_a_worker_that_stood_still_reads_what_it_missed_and_its_subscribers_miss_nothing() -> None:
+    kept = {"kept": {"history_count": 1000}}
+    async with several(2, engine_limits=Limits(link_output_bytes=100_000), channels=kept) as cluster:
+        one, two = cluster.workers
+        reader, raw, publisher = await two.open_json("kept"), await two.open("kept|recv"), await one.open_json()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(two.reactor.fileno())
+        count = 40
+        for number in range(count):
+            await publisher.command(type="publish", channel="kept", text=f"{number} " + "x" * 20_000, id=number)
+            assert (await publisher.event())["id"] == number
+        assert cluster.engine.exchange.lost_count > 0
+        loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+        for number in range(count):
+            assert (await reader.event())["text"].startswith(f"{number} ")
+        for number in range(count):
+            assert (await raw.text()).startswith(f"{number} ")
+        await publisher.command(type="publish", channel="kept", text="live", id="live")
+        assert (await reader.event())["text"] == "live"
+
+
+async def test_with_history_a_link_that_is_cut_loses_nothing() -> None:
+    async with several(2, channels={"kept": {"history_count": 1000}}) as cluster:
+        one, two = cluster.workers
+        reader, publisher = await two.open_json("kept"), await one.open_json()
+        for number in range(30):
+            if number in (10, 20):
+                two.reactor.detach_link()
+                await wait_until(lambda: not cluster.links[1].up)
+            await publisher.command(type="publish", channel="kept", text=str(number), id=number)
+            assert (await publisher.event())["id"] == number
+        assert [(await reader.event())["text"] for _ in range(30)] == list(map(str, range(30)))
+
+
+async def test_a_new_engine_has_a_new_epoch_and_says_so_to_whoever_stays_and_whoever_comes_back() -> None:
+    async with several(2, channels={"kept": {"history_count": 1000}}) as cluster:
+        one, two = cluster.workers
+        reader, publisher = await two.open_json("kept"), await one.open_json()
+        await publisher.command(type="publish", channel="kept", text="old", id=1)
+        position = (await publisher.event())["position"]
+        assert (await reader.event())["position"] == position
+        cluster.stop_engine()
+        await wait_until(lambda: not any(link.up for link in cluster.links))
+        cluster.start_engine()
+        await cluster.all_linked()
+        assert await reader.event() == {"type": "gap", "channel": "kept", "missed": None}
+        back = await one.open(f"broker.json.v1, kept|since.{position}")
+        (entry,) = (await back.event())["channels"]
+        assert entry["recovered"] is False
+        await publisher.command(type="publish", channel="kept", text="new", id=2)
+        assert (await publisher.event())["type"] == "ack"
+        assert [(await client.event())["text"] for client in (reader, back)] == ["new", "new"]
+
+
 async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:
     one, two = cluster.workers
     reader = await two.open("news|recv")
