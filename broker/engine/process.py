@@ -149,9 +149,9 @@ class EngineProcess:
         if hello.version == wire.VERSION:
             self._links += 1
             self._owners[port] = self._links
-            log.info("worker %d (process %d) is linked", hello.slot, hello.pid)
+            log.info("process %d is linked", hello.pid)
         else:
-            log.error("worker %d speaks version %d of the link, not %d", hello.slot, hello.version, wire.VERSION)
+            log.error("process %d speaks version %d of the link, not %d", hello.pid, hello.version, wire.VERSION)
 
     def on_reply(self, port: int, token: int, payload: bytes, failed: bool) -> None:
         raise ValueError("an answer to what was never asked")
