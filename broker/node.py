@@ -114,6 +114,8 @@ class Node:
         self._rejoining: asyncio.Task[None] | None = None
         # Called with raw connections that were not given everything of a channel. Set by the worker.
         self.on_hole: Callable[[list[int]], None] = lambda conns: None
+        # Answers what another worker asks all of them. Set by the worker.
+        self.on_question: Callable[[bytes], Awaitable[bytes]] = _nobody_answers
         # Called with raw connections whose last publishes have an unknown fate. Set by the worker.
         self.on_unknown: Callable[[list[int]], None] = lambda conns: None
 
@@ -299,6 +301,14 @@ class Node:
         """What an engine calls that made a join wait, as soon as its answer is there."""
         self.interests.answered(channel, joined)
 
+    def ask_all(self, question: bytes) -> Awaitable[list[bytes]]:
+        """Puts a question of the gateway to every worker; their answers. Raises EngineError."""
+        return self._engine.ask_all(question)
+
+    async def answer(self, question: bytes) -> bytes:
+        """What an engine asks for another worker."""
+        return await self.on_question(question)
+
     def outcome_unknown(self, conns: list[int]) -> None:
         """What an engine calls whose link broke: these raw connections had publishes under way."""
         self.on_unknown(conns)
@@ -336,6 +346,10 @@ class Node:
     def members(self) -> Iterable[tuple[bytes, Member]]:
         """What an engine asks for that has to be told everything again."""
         return self._members
+
+
+async def _nobody_answers(question: bytes) -> bytes:
+    raise LookupError("nobody here answers questions")
 
 
 def _channel(name: str, policy: ChannelPolicy) -> Channel:

@@ -24,6 +24,7 @@ from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
 from broker.gateway.commands import Commands
+from broker.gateway.control import Control
 from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
@@ -120,6 +121,8 @@ class Worker:
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
+        self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
+        self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(

@@ -66,6 +66,8 @@ class LinkEngine:
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
+        # Questions of other workers that are being answered.
+        self._answering: set[asyncio.Task[None]] = set()
         self.epoch = ""
 
     # Its life.
@@ -88,6 +90,8 @@ class LinkEngine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        for answering in self._answering:
+            answering.cancel()
         self._up = False
         self._native.detach_link()
         self._close()
@@ -211,6 +215,9 @@ class LinkEngine:
     async def presence(self, channel: bytes) -> Present:
         return wire.decode_present(await self._ask(wire.Verb.PRESENT, channel, None, "engine_unavailable"))
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        return wire.decode_answers(await self._ask(wire.Verb.ASK_ALL, b"", question, "engine_unavailable"))
+
     async def _ask(self, verb: wire.Verb, name: bytes, payload: object, if_lost: str) -> bytes:
         """`if_lost`: the word of the EngineError if the link breaks before the answer."""
         self._token += 1
@@ -255,7 +262,20 @@ class LinkEngine:
         if verb == wire.Verb.MEMBERS:
             self._sink.presence(name, wire.decode_event(payload))
             return
+        if verb == wire.Verb.QUESTION:
+            answering = self._loop.create_task(self._answer(token, wire.decode_bytes(payload)))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+            return
         raise ValueError(f"the engine called with verb {verb}, which this version does not know")
+
+    async def _answer(self, token: int, question: bytes) -> None:
+        try:
+            answer, failed = wire.encode(await self._sink.answer(question)), False
+        except Exception:
+            log.exception("a question of another worker failed")
+            answer, failed = b"internal_error", True
+        self._native.link_reply(token, answer, failed)
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
         self._heard = self._clock()

@@ -14,6 +14,7 @@ from broker.config.schema import Config
 from broker.engine import wire
 from broker.engine.base import PresenceEvent, Publication, Receipt
 from broker.engine.link import check_peer
+from broker.engine.questions import Questions
 from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
 from broker.engine.snapshot import open_history, save_history
@@ -39,8 +40,9 @@ class EngineProcess:
         # Links that have said HELLO, each with a number that is never given again: sessions of presence belong to it.
         self._owners: dict[int, int] = {}
         self._links = 0
-        self._roll = Roll(config.limits, self._tell_members, clock)
         self.exchange = Exchange(self, self._loop.call_soon, config.limits.link_output_bytes)
+        self._questions = Questions(self.exchange, lambda: list(self._owners), self._loop.call_later)
+        self._roll = Roll(config.limits, self._tell_members, clock)
         self._config = config
         self.history = open_history(config)
         # Channels with history that a worker has joined.
@@ -91,6 +93,8 @@ class EngineProcess:
         elif verb == wire.Verb.PUBLISH:
             receipt = self._publish(port, wire.decode_publication(payload))
             self.exchange.reply(port, token, wire.encode(receipt), False)
+        elif verb == wire.Verb.ASK_ALL:
+            self._questions.ask(port, token, payload)
         elif verb == wire.Verb.ENTER:
             self._roll.enter(name, wire.decode_member(payload), self._owners[port])
         elif verb == wire.Verb.EXIT:
@@ -154,9 +158,10 @@ class EngineProcess:
             log.error("process %d speaks version %d of the link, not %d", hello.pid, hello.version, wire.VERSION)
 
     def on_reply(self, port: int, token: int, payload: bytes, failed: bool) -> None:
-        raise ValueError("an answer to what was never asked")
+        self._questions.answered(port, token, payload, failed)
 
     def on_closed(self, port: int) -> None:
+        self._questions.gone(port)
         for name in list(self._kept):
             self._forget(name)
         owner = self._owners.pop(port, None)

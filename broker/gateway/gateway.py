@@ -137,6 +137,10 @@ class Gateway:
 
     # Ends.
 
+    def close(self, conn: int, word: str) -> None:
+        """Closes a session with the code of `word`; nothing if it is gone."""
+        self.commands.close(conn, word)
+
     def end(self, conns: list[int], word: str) -> None:
         """Ends these sessions with the code of `word`: they hear nothing from now on, and their Closes are spread so
         that about `closes_per_second` of them come back at once.

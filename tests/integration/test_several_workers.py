@@ -357,6 +357,31 @@ async def test_a_new_engine_has_a_new_epoch_and_says_so_to_whoever_stays_and_who
         assert [(await client.event())["text"] for client in (reader, back)] == ["new", "new"]
 
 
+async def test_a_question_is_answered_without_those_who_hang_or_die(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = cluster.workers
+    await one.open_json("news")
+    await two.open_json("news")
+    monkeypatch.setattr("broker.engine.questions.ASK_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(two.reactor.fileno())
+    assert await one.worker.control.channels() == {"news": 1}
+    asking = asyncio.ensure_future(one.worker.control.channels())
+    monkeypatch.setattr("broker.engine.questions.ASK_SECONDS", 30.0)
+    await asyncio.sleep(0)
+    loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+    assert await asking == {"news": 2}
+    loop.remove_reader(two.reactor.fileno())
+    asking = asyncio.ensure_future(one.worker.control.channels())
+    await wait_until(lambda: cluster.engine._questions._asked)
+    cluster.engine.exchange.detach(1)  # the second worker was linked second
+    assert await asking == {"news": 1}
+    loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+    await wait_until(lambda: not cluster.links[1].up)
+    await cluster.all_linked()
+
+
 async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:
     one, two = cluster.workers
     reader = await two.open("news|recv")
