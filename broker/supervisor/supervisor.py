@@ -36,6 +36,24 @@ ENGINE_END_SECONDS = 10.0
 LINK_BACKLOG = 512
 
 
+# Keys of what a reload leaves running: the listeners, and the engine with its history and its members.
+_AT_START = (
+    "server.listen",
+    "server.workers",
+    "server.state_directory",
+    "limits.listen_backlog",
+    "limits.history_bytes",
+    "limits.message_ids",
+    "limits.link_output_bytes",
+    "limits.presence_leave_seconds",
+    "limits.presence_batch_seconds",
+    "limits.presence_event_members",
+    "limits.presence_reply_members",
+    "limits.presence_list_bytes",
+    "limits.presence_members",
+)
+
+
 class Supervisor:
     """Built inside a running loop; `run` is its whole life."""
 
@@ -318,7 +336,7 @@ def restart_needed(old: Config, new: Config) -> list[tuple[str, object, object]]
     """Keys whose change does not reach a broker that runs: (key, value in use, value wanted)."""
     return [
         (key, getattr(getattr(old, section), name), getattr(getattr(new, section), name))
-        for key in ("server.listen", "server.workers", "limits.listen_backlog")
+        for key in _AT_START
         for section, name in (key.split("."),)
         if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
     ]
