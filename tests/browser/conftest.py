@@ -59,11 +59,11 @@ class Broker(NamedTuple):
 
 
 @contextmanager
-def running_broker(listen: str = "127.0.0.1:0") -> Iterator[Broker]:
+def running_broker(listen: str = "127.0.0.1:0", *flags: str) -> Iterator[Broker]:
     """Ready when the command has named its page on standard output; a failed start shows what it said instead."""
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
-        subprocess.Popen([*COMMAND, listen], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen([*COMMAND, listen, *flags], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
             assert process.stdout is not None
