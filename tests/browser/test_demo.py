@@ -177,16 +177,16 @@ def test_the_demo_fits_a_phone(demo: OpenTab) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 340
 
 
-def test_with_several_workers_eight_tabs_are_one_room(new_page: OpenTab) -> None:
+def test_with_several_workers_five_tabs_are_one_room(new_page: OpenTab) -> None:
     with running_broker("127.0.0.1:0", "--workers", "4") as broker:
-        tabs = [new_page() for _ in range(8)]
+        tabs = [new_page() for _ in range(5)]
         for page in tabs:
             page.goto(broker.url)
             page.locator("#state", has_text="connected").wait_for()
         for number, page in enumerate(tabs):
             publish(page, f"from tab {number}")
         for page in tabs:
-            for number in range(8):
+            for number in range(5):
                 log_line(page, f"from tab {number}").wait_for()
         assert broker.stop() == 0
 
