@@ -6,68 +6,15 @@ I8 every end has a reason.
 
 import os
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process.command import PATIENCE_SECONDS, Served, say_goodbye, serving
-from tests.process.load import JsonClient, Publisher, Witness
-from tests.process.supervised import children, client_of, configuration, slowest_connect, workers
+from tests.process.command import PATIENCE_SECONDS, say_goodbye
+from tests.process.flow import engine_of, flowing, json_client_of
+from tests.process.load import JsonClient
+from tests.process.supervised import client_of, slowest_connect, workers
 
 BACK_SECONDS = 2.0  # a killed engine
-
-
-def engine_of(broker: Served) -> int:
-    (engine,) = set(children(broker)) - set(workers(broker).values())
-    return engine
-
-
-class Flow:
-    """Publishers and witnesses at each of the workers."""
-
-    def __init__(self, broker: Served) -> None:
-        self.broker = broker
-        pids = [pid for _, pid in sorted(workers(broker).items())]
-        self.witnesses = [self._witness(pid) for pid in pids]
-        self.publishers = [self._publisher(pid, number) for number, pid in enumerate(pids)]
-
-    def _witness(self, pid: int) -> Witness:
-        return Witness(self.broker, "news", json_client_of(self.broker, pid, "news"))
-
-    def _publisher(self, pid: int, number: int) -> Publisher:
-        return Publisher(self.broker, "news", f"p{number}", json_client_of(self.broker, pid))
-
-    def goes_on(self, count: int = 50) -> None:
-        for publisher in self.publishers:
-            if publisher.ended is None:
-                publisher.has_acked_more(count)
-
-    def settle(self) -> None:
-        """Everything that was acknowledged last has arrived at every witness that is left; then they are judged."""
-        last = [(publisher.called, publisher.stop()) for publisher in self.publishers if publisher.acked]
-        ended = {publisher.called for publisher in self.publishers if publisher.ended is not None}
-        for witness in self.witnesses:
-            for each in last:
-                if each[0] not in ended:
-                    witness.wait_for(each)
-            witness.close()
-            witness.check_i1_order()
-            witness.check_i2_no_silent_hole()
-
-
-def json_client_of(broker: Served, pid: int, *channels: str) -> socket.socket:
-    return client_of(broker, pid, ", ".join(["broker.json.v1", *channels]))
-
-
-@contextmanager
-def flowing(tmp_path: Path, *lines: str, count: int = 2) -> Iterator[tuple[Served, Flow]]:
-    with serving("--workers", str(count), *configuration(tmp_path, *lines)) as broker:
-        flow = Flow(broker)
-        flow.goes_on()
-        yield broker, flow
-        assert broker.stop() == 0
 
 
 def test_i1_i2_what_is_published_at_every_worker_arrives_everywhere_in_one_order(tmp_path: Path) -> None:
