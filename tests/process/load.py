@@ -162,6 +162,8 @@ class Returns:
 
     def after(self, error: EOFError | OSError, *channels: str, seconds: float = 30.0) -> JsonClient | None:
         """None: it need not, or did not."""
+        if self.enough.is_set():
+            return None
         code, reason = error.args if isinstance(error, EOFError) else ("lost", "")
         self.ends.append(End(code, reason, time.monotonic()))
         self.enough.wait((self.ends[-1].in_ms or 0) / 1000)
