@@ -1,7 +1,7 @@
 """A flow of numbered messages through a broker of several workers: publishers and witnesses at each of them."""
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,13 +39,14 @@ class Flow:
         """Everything that was acknowledged last has arrived at every witness that is left; then they are judged."""
         last = [(publisher.called, publisher.stop()) for publisher in self.publishers if publisher.acked]
         ended = {publisher.called for publisher in self.publishers if publisher.ended is not None}
+        refused = {one.called: {number for number, _ in one.refused} for one in self.publishers}
         for witness in self.witnesses:
             for each in last:
                 if each[0] not in ended:
                     witness.wait_for(each)
             witness.close()
             witness.check_i1_order()
-            witness.check_i2_no_silent_hole()
+            witness.check_i2_no_silent_hole(refused)
 
 
 def json_client_of(broker: Served, pid: int, *channels: str) -> socket.socket:
@@ -54,10 +55,17 @@ def json_client_of(broker: Served, pid: int, *channels: str) -> socket.socket:
 
 @contextmanager
 def flowing(
-    tmp_path: Path, *lines: str, count: int = 2, flags: Sequence[str] = (), limits: Iterable[str] = ()
+    tmp_path: Path,
+    *lines: str,
+    count: int = 2,
+    flags: Sequence[str] = (),
+    limits: Iterable[str] = (),
+    extra: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Served, Flow]]:
     """A flow under way. `lines` and `limits` as `configuration` takes them."""
-    with serving("--workers", str(count), *flags, *configuration(tmp_path, *lines, limits=limits)) as broker:
+    with serving(
+        "--workers", str(count), *flags, *configuration(tmp_path, *lines, limits=limits), extra=extra
+    ) as broker:
         flow = Flow(broker)
         flow.goes_on()
         yield broker, flow

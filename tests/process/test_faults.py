@@ -9,10 +9,12 @@ import signal
 import time
 from pathlib import Path
 
+from tests.process.books import check_i7_log
 from tests.process.command import PATIENCE_SECONDS, say_goodbye
 from tests.process.flow import engine_of, flowing, json_client_of
+from tests.process.inside import CUT_LINK, at_sigusr1
 from tests.process.load import JsonClient
-from tests.process.supervised import client_of, slowest_connect, workers
+from tests.process.supervised import children, client_of, slowest_connect, workers
 
 BACK_SECONDS = 2.0  # a killed engine
 
@@ -112,3 +114,39 @@ def test_engines_that_die_one_after_the_other_lose_nobody_but_what_is_said(tmp_p
         flow.settle()
         for witness in flow.witnesses:
             assert witness.heard.count(None) >= 1
+
+
+def test_i1_i2_a_link_that_is_cut_while_both_ends_live_costs_its_own_worker_only_and_is_told(tmp_path: Path) -> None:
+    with flowing(tmp_path, extra=at_sigusr1(tmp_path, CUT_LINK)) as (broker, flow):
+        before = sorted(children(broker))
+        for times in (1, 2):
+            os.kill(workers(broker)[1], signal.SIGUSR1)
+            flow.witnesses[1].wait_until_missed(times)
+            flow.goes_on()
+        flow.settle()
+        assert flow.witnesses[1].missed == [None, None]
+        spared, cut = flow.publishers
+        assert spared.refused == []
+        assert {word for _, word in cut.refused} <= {"engine_unavailable", "outcome_unknown"}
+        heard = flow.witnesses[0]
+        assert heard.missed == [], "nobody else lost anything"
+        for publisher in (spared, cut):
+            numbers = {number for name, number in filter(None, heard.heard) if name == publisher.called}
+            assert {number for number in publisher.acked if number >= min(numbers)} <= numbers
+        assert sorted(children(broker)) == before, "nobody died"
+    check_i7_log(broker)
+
+
+def test_i2_an_engine_that_pauses_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (broker, flow):
+        engine = engine_of(broker)
+        for _ in range(3):
+            os.kill(engine, signal.SIGSTOP)
+            assert slowest_connect(broker, 20) < 0.5, "who wants what is there already need not ask"
+            os.kill(engine, signal.SIGCONT)
+            flow.goes_on()
+        flow.settle()
+        assert [witness.missed for witness in flow.witnesses] == [[], []]
+        assert [publisher.refused for publisher in flow.publishers] == [[], []]
+        assert engine_of(broker) == engine
+    check_i7_log(broker)

@@ -17,6 +17,7 @@ from tests.client_frames import TEXT, frame
 from tests.process.books import books, check_i7_log, until
 from tests.process.command import Served, read_frame, serving
 from tests.process.flow import flowing
+from tests.process.inside import HANG, at_sigusr1
 from tests.process.supervised import (
     LATEST_CONNECT_SECONDS,
     client_of,
@@ -27,34 +28,14 @@ from tests.process.supervised import (
     workers,
 )
 
-# What every Python reads that finds it on its path: a signal makes this process hang inside its event loop, as a
-# callback would that never returns. Whether a process is stopped the kernel knows; of this one only its heartbeat
-# tells. It hides the module of that name which chooses the native build, and so runs it.
-HANGS_ON_SIGUSR1 = """
-import os, signal, sys, time
-
-def hang(*_):
-    while True:
-        time.sleep(3600)
-
-signal.signal(signal.SIGUSR1, hang)
-for folder in sys.path:
-    hidden = os.path.join(folder, "sitecustomize.py")
-    if os.path.isfile(hidden) and not os.path.samefile(hidden, __file__):
-        with open(hidden) as file:
-            exec(compile(file.read(), hidden, "exec"), {"__name__": "sitecustomize", "__file__": hidden})
-        break
-"""
 STUCK_SECONDS = 1.0
 # Medians of few round trips on a machine that others use as well.
 MOST_RATIO = 3.0
 
 
 def test_i2_i5_a_worker_whose_event_loop_hangs_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HANGS_ON_SIGUSR1)
     flags = ["--workers", "2", *configuration(tmp_path, f"stuck_seconds = {STUCK_SECONDS}")]
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    with serving(*flags, extra={"PYTHONPATH": path}) as broker:
+    with serving(*flags, extra=at_sigusr1(tmp_path, HANG)) as broker:
         hanging, spared = workers(broker)[0], workers(broker)[1]
         kept, lost = client_of(broker, spared), client_of(broker, hanging)
         os.kill(hanging, signal.SIGUSR1)

@@ -15,6 +15,7 @@ from tests.integration.harness import JSON, request
 from tests.process.books import books, check_i7_log, until
 from tests.process.command import Served, read_head, serving
 from tests.process.flow import engine_of, flowing, json_client_of
+from tests.process.inside import CUT_LINK, at_sigusr1
 from tests.process.load import FaithfulPublisher, JsonClient, Reader
 from tests.process.supervised import configuration, workers
 
@@ -185,6 +186,28 @@ def test_i2_i5_three_hundred_come_back_at_once_after_a_worker_died_and_have_miss
         broker.said(r"worker 0 \(pid \d+\) accepts", 2)
         with books(broker) as page:
             page.check_all()
+        assert broker.stop() == 0
+    check_i7_log(broker)
+
+
+def test_i2_a_link_that_is_cut_costs_a_channel_with_history_nothing(tmp_path: Path) -> None:
+    flags = ["--workers", "2", *configuration(tmp_path, limits=KEEP_ALL)]
+    with serving(*flags, extra=at_sigusr1(tmp_path, CUT_LINK)) as broker:
+        readers = [Reader(broker, "news", json_client_of(broker, pid, "news")) for pid in workers(broker).values()]
+        publishers = [FaithfulPublisher(broker, "news", f"p{number}", 0.001) for number in range(2)]
+        for times in range(1, 7):
+            for publisher in publishers:
+                publisher.has_acked_more(30)
+            os.kill(workers(broker)[times % 2], signal.SIGUSR1)
+            broker.said("the link to the engine broke", times)
+        last = [(publisher.called, publisher.stop()) for publisher in publishers]
+        for reader in readers:
+            for each in last:
+                reader.wait_for(each)
+            reader.close()
+            reader.check_i1_order()
+            reader.check_i2_nothing_missing(publishers)
+            assert reader.returns.ends == []
         assert broker.stop() == 0
     check_i7_log(broker)
 
