@@ -42,6 +42,7 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     payload: int
     history: HistoryRule | None = None
     presence: bool = False
+    raw_gap_ignored: bool = False
 
 
 class Begun(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +114,8 @@ class Node:
         self._rejoining: asyncio.Task[None] | None = None
         # Called with raw connections that were not given everything of a channel. Set by the worker.
         self.on_hole: Callable[[list[int]], None] = lambda conns: None
+        # Answers what another worker asks all of them. Set by the worker.
+        self.on_question: Callable[[bytes], Awaitable[bytes]] = _nobody_answers
         # Called with raw connections whose last publishes have an unknown fate. Set by the worker.
         self.on_unknown: Callable[[list[int]], None] = lambda conns: None
 
@@ -286,7 +289,7 @@ class Node:
 
     def _tell_missed(self, channel: bytes, count: int | None) -> None:
         raw = self._reactor.missed(channel, count)
-        if raw and count != 0:
+        if raw and count != 0 and not self.channel(channel.decode()).raw_gap_ignored:
             self.on_hole(raw)
 
     def kept(self, channel: bytes) -> tuple[str, int]:
@@ -297,6 +300,14 @@ class Node:
     def joined(self, channel: bytes, joined: Joined) -> None:
         """What an engine calls that made a join wait, as soon as its answer is there."""
         self.interests.answered(channel, joined)
+
+    def ask_all(self, question: bytes) -> Awaitable[list[bytes]]:
+        """Puts a question of the gateway to every worker; their answers. Raises EngineError."""
+        return self._engine.ask_all(question)
+
+    async def answer(self, question: bytes) -> bytes:
+        """What an engine asks for another worker."""
+        return await self.on_question(question)
 
     def outcome_unknown(self, conns: list[int]) -> None:
         """What an engine calls whose link broke: these raw connections had publishes under way."""
@@ -337,6 +348,10 @@ class Node:
         return self._members
 
 
+async def _nobody_answers(question: bytes) -> bytes:
+    raise LookupError("nobody here answers questions")
+
+
 def _channel(name: str, policy: ChannelPolicy) -> Channel:
     history = None
     if policy.history_count:
@@ -344,7 +359,14 @@ def _channel(name: str, policy: ChannelPolicy) -> Channel:
     queue = policy.queue
     if queue == "auto":
         queue = "disconnect" if history is None else "catch_up"
-    return Channel(name.encode(), POLICIES.index(queue), PAYLOADS.index(policy.payload), history, policy.presence)
+    return Channel(
+        name.encode(),
+        POLICIES.index(queue),
+        PAYLOADS.index(policy.payload),
+        history,
+        policy.presence,
+        policy.raw_gap == "ignore",
+    )
 
 
 def _call_soon(callback: Callable[[], None]) -> object:

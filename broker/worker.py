@@ -24,6 +24,7 @@ from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
 from broker.gateway.commands import Commands
+from broker.gateway.control import Control
 from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
@@ -89,6 +90,7 @@ class Worker:
         self.gateway = Gateway(
             {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
             limits.handshake_seconds,
+            config.drain.closes_per_second,
         )
         self.hub = Hub(self.counters, limits.send_queue_bytes, limits.send_queue_messages, limits.memory_bytes)
         self.max_connections = max_connections(limits.max_connections, RESERVED_FDS + len(siblings))
@@ -119,6 +121,8 @@ class Worker:
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
+        self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
+        self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(

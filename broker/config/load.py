@@ -158,6 +158,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
         ("presence_info_bytes", "presence_list_bytes", "a member that fits no list could never be shown"),
         ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),
+        ("max_message_bytes", "link_output_bytes", "a message that fits no link could reach no worker"),
         ("handshake_seconds", "interest_linger_seconds", "a channel may not be left while somebody connects to it"),
         ("pong_seconds", "ping_seconds", "the answer to a ping is due before the next one"),
     ):

@@ -125,6 +125,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # bytes each besides their info (measured; the more rooms, the more): less than a gigabyte when it is full.
     presence_members: Annotated[int, Meta(ge=0, le=2**30)] = 1_000_000
 
+    # -- links between workers and the engine process; only with several workers
+    # Publishes of one worker that may be under way; beyond it publishers are not read. 64 of the largest messages; a
+    # Unix socket carries 1 GB/s (measured), so it is 4 ms of work.
+    link_window_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4_194_304
+    # What the engine keeps for a worker that does not take it; beyond it messages are lost for that worker, and its
+    # subscribers are told. NATS max_pending: 64 MiB; here it is the memory of one process for all workers.
+    link_output_bytes: Annotated[int, Meta(ge=65_536, le=2**30)] = 16_777_216
+    # A link with something under way that says nothing for so long is given up: a hung engine must not hold publishers.
+    # As supervisor.stuck_seconds, which replaces the engine.
+    link_silence_seconds: Seconds = 5.0
+
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the broker listens and whom it lets in."""
@@ -200,6 +211,9 @@ class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_bytes: Annotated[int, Meta(ge=1, le=2**32)] = 1_048_576
     # Whether subscribers are members that others see: command `presence`, events `join` and `leave`.
     presence: bool = False
+    # Raw subscribers of a channel that lost messages on their way to this worker (its engine died, or it stood still):
+    # they cannot be told, so they are closed with 1012; "ignore" where a silent hole does no harm, as for a clock.
+    raw_gap: Literal["close", "ignore"] = "close"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

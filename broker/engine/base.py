@@ -173,6 +173,10 @@ class Present(msgspec.Struct, frozen=True, gc=False):
     truncated: bool
 
 
+# What a question to all workers waits for the slowest of them.
+ASK_SECONDS = 2.0
+
+
 class Sink(Protocol):
     """Who hears from an engine: the node of a worker."""
 
@@ -197,6 +201,9 @@ class Sink(Protocol):
         """The answer to a join that was waited for, told before anything that follows it is delivered; the awaitable
         of `join` is only ready later.
         """
+
+    async def answer(self, question: bytes) -> bytes:
+        """What this worker says to a question that was put to all of them."""
 
     def outcome_unknown(self, conns: list[int]) -> None:
         """The link broke; these raw connections published something nobody knows the fate of."""
@@ -235,6 +242,12 @@ class Engine(Protocol):
 
     def exit(self, channel: bytes, session: str) -> None:
         """It no longer is. The channel may be one that it never entered."""
+
+    def ask_all(self, question: bytes) -> Awaitable[list[bytes]]:
+        """Puts a question or an order to every worker, this one too. Returns the answers of those that gave one within
+        ASK_SECONDS, in no order. What is asked is the gateway's (session look-up, disconnect, channel list). Raises
+        EngineError.
+        """
 
     def presence(self, channel: bytes) -> Present | Awaitable[Present]:
         """Who is in a channel. Raises EngineError."""

@@ -3,8 +3,8 @@
 The native core (`_linked`) carries raw live messages without Python. Here are the link's life (connect, greet, break,
 again), the publishes of the JSON format, which wait for their acknowledgement, and the questions of `wire`.
 
-A link that has something under way and hears nothing for `silence_seconds` counts as broken: a hung engine must not
-hold publishers for ever. Whatever was under way then has an unknown outcome.
+A link that has something under way and hears nothing for `link_silence_seconds` counts as broken: a hung engine must
+not hold publishers for ever. Whatever was under way then has an unknown outcome.
 """
 
 import asyncio
@@ -17,15 +17,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from broker.config.schema import Limits
 from broker.engine import wire
 from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
 
-# Publishes of one worker that may be under way, in bytes. 64 of the largest messages of the default configuration;
-# at 1 GB/s of a Unix socket it is 4 ms of work.
-WINDOW_BYTES = 4 * 1024 * 1024
 CONNECT_FIRST_SECONDS = 0.02
 CONNECT_MOST_SECONDS = 1.0
 TICK_SECONDS = 0.25
@@ -44,14 +42,15 @@ class LinkEngine:
         sink: Sink,
         address: str,
         slot: int,
+        limits: Limits,
         *,
-        silence_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
         self._address = address
         self._slot = slot
-        self._silence_seconds = silence_seconds
+        self._silence_seconds = limits.link_silence_seconds
+        self._window_bytes = limits.link_window_bytes
         self._clock = clock
         self._native: Linked
         self._loop: asyncio.AbstractEventLoop
@@ -67,6 +66,8 @@ class LinkEngine:
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
+        # Questions of other workers that are being answered.
+        self._answering: set[asyncio.Task[None]] = set()
         self.epoch = ""
 
     # Its life.
@@ -75,7 +76,7 @@ class LinkEngine:
         """Begins to connect. Inside a running loop, before the first connection is accepted."""
         self._native = native
         self._loop = asyncio.get_running_loop()
-        native.expect_link(self, WINDOW_BYTES)
+        native.expect_link(self, self._window_bytes)
         self._keeper = self._loop.create_task(self._keep_linked())
         self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
 
@@ -89,6 +90,8 @@ class LinkEngine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        for answering in self._answering:
+            answering.cancel()
         self._up = False
         self._native.detach_link()
         self._close()
@@ -212,6 +215,9 @@ class LinkEngine:
     async def presence(self, channel: bytes) -> Present:
         return wire.decode_present(await self._ask(wire.Verb.PRESENT, channel, None, "engine_unavailable"))
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        return wire.decode_answers(await self._ask(wire.Verb.ASK_ALL, b"", question, "engine_unavailable"))
+
     async def _ask(self, verb: wire.Verb, name: bytes, payload: object, if_lost: str) -> bytes:
         """`if_lost`: the word of the EngineError if the link breaks before the answer."""
         self._token += 1
@@ -256,7 +262,20 @@ class LinkEngine:
         if verb == wire.Verb.MEMBERS:
             self._sink.presence(name, wire.decode_event(payload))
             return
+        if verb == wire.Verb.QUESTION:
+            answering = self._loop.create_task(self._answer(token, wire.decode_bytes(payload)))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+            return
         raise ValueError(f"the engine called with verb {verb}, which this version does not know")
+
+    async def _answer(self, token: int, question: bytes) -> None:
+        try:
+            answer, failed = wire.encode(await self._sink.answer(question)), False
+        except Exception:
+            log.exception("a question of another worker failed")
+            answer, failed = b"internal_error", True
+        self._native.link_reply(token, answer, failed)
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
         self._heard = self._clock()

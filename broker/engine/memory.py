@@ -81,5 +81,8 @@ class MemoryEngine:
     def exit(self, channel: bytes, session: str) -> None:
         self._roll.exit(channel, session, _HERE)
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        return [await self._sink.answer(question)]
+
     def presence(self, channel: bytes) -> Present:
         return self._roll.present(channel)

@@ -14,6 +14,7 @@ from broker.config.schema import Config
 from broker.engine import wire
 from broker.engine.base import PresenceEvent, Publication, Receipt
 from broker.engine.link import check_peer
+from broker.engine.questions import Questions
 from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
 from broker.engine.snapshot import open_history, save_history
@@ -21,9 +22,6 @@ from broker.native._exchange import Exchange
 
 log = logging.getLogger("broker.engine")
 
-# What may wait for one worker before messages are lost for it: 16 MiB are 250 of the largest of the default
-# configuration, and some 10 ms of a Unix socket.
-MOST_OUTPUT_BYTES = 16 * 1024 * 1024
 BEAT_SECONDS = 0.05
 
 
@@ -34,7 +32,6 @@ class EngineProcess:
         self,
         listener: socket.socket,
         config: Config,
-        most_output_bytes: int = MOST_OUTPUT_BYTES,
         clock: Clock | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -43,8 +40,9 @@ class EngineProcess:
         # Links that have said HELLO, each with a number that is never given again: sessions of presence belong to it.
         self._owners: dict[int, int] = {}
         self._links = 0
+        self.exchange = Exchange(self, self._loop.call_soon, config.limits.link_output_bytes)
+        self._questions = Questions(self.exchange, lambda: list(self._owners), self._loop.call_later)
         self._roll = Roll(config.limits, self._tell_members, clock)
-        self.exchange = Exchange(self, self._loop.call_soon, most_output_bytes)
         self._config = config
         self.history = open_history(config)
         # Channels with history that a worker has joined.
@@ -95,6 +93,8 @@ class EngineProcess:
         elif verb == wire.Verb.PUBLISH:
             receipt = self._publish(port, wire.decode_publication(payload))
             self.exchange.reply(port, token, wire.encode(receipt), False)
+        elif verb == wire.Verb.ASK_ALL:
+            self._questions.ask(port, token, payload)
         elif verb == wire.Verb.ENTER:
             self._roll.enter(name, wire.decode_member(payload), self._owners[port])
         elif verb == wire.Verb.EXIT:
@@ -153,14 +153,15 @@ class EngineProcess:
         if hello.version == wire.VERSION:
             self._links += 1
             self._owners[port] = self._links
-            log.info("worker %d (process %d) is linked", hello.slot, hello.pid)
+            log.info("process %d is linked", hello.pid)
         else:
-            log.error("worker %d speaks version %d of the link, not %d", hello.slot, hello.version, wire.VERSION)
+            log.error("process %d speaks version %d of the link, not %d", hello.pid, hello.version, wire.VERSION)
 
     def on_reply(self, port: int, token: int, payload: bytes, failed: bool) -> None:
-        raise ValueError("an answer to what was never asked")
+        self._questions.answered(port, token, payload, failed)
 
     def on_closed(self, port: int) -> None:
+        self._questions.gone(port)
         for name in list(self._kept):
             self._forget(name)
         owner = self._owners.pop(port, None)
@@ -175,15 +176,17 @@ class EngineProcess:
         log.error("a link of the engine failed", exc_info=error)
 
 
-async def serve(listener: socket.socket, config: Config, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+async def serve(
+    listener: socket.socket, config: Config, beat: Callable[[EngineProcess], None], ready: Callable[[], None]
+) -> None:
     """Serves links until it is cancelled. `beat` says that the loop turns; `ready` that workers may come."""
     engine = EngineProcess(listener, config)
     engine.start()
-    beat()
+    beat(engine)
     ready()
     try:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            beat()
+            beat(engine)
     finally:
         engine.stop()

@@ -25,7 +25,9 @@ class Verb(enum.IntEnum):
     ENTER = 5  # name, Member; no answer
     EXIT = 6  # name, Exit; no answer
     PRESENT = 7  # name → Present
+    ASK_ALL = 8  # a question to all workers → list of answers
     # engine → worker
+    QUESTION = 33  # → the answer
     MEMBERS = 32  # name, PresenceEvent; no answer
 
 
@@ -78,3 +80,5 @@ decode_member = msgspec.msgpack.Decoder(Member).decode
 decode_exit = msgspec.msgpack.Decoder(Exit).decode
 decode_event = msgspec.msgpack.Decoder(PresenceEvent).decode
 decode_present = msgspec.msgpack.Decoder(Present).decode
+decode_bytes = msgspec.msgpack.Decoder(bytes).decode
+decode_answers = msgspec.msgpack.Decoder(list[bytes]).decode

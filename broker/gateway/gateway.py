@@ -5,6 +5,7 @@ again or found gone, and that an error closes one connection and is logged once.
 """
 
 import logging
+import random
 from collections.abc import Mapping
 
 from broker.gateway.commands import Commands
@@ -40,7 +41,15 @@ class Gateway:
     opening: Opening
     commands: Commands
 
-    def __init__(self, pages: Mapping[bytes, bytes], decision_seconds: float) -> None:
+    def __init__(
+        self,
+        pages: Mapping[bytes, bytes],
+        decision_seconds: float,
+        closes_per_second: int = 2000,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._closes_per_second = closes_per_second
+        self._chance = chance or random.Random()
         self._decision_seconds = decision_seconds
         self._pages = {**pages, b"/healthz": response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))}
         self._driver = Driver()
@@ -128,10 +137,18 @@ class Gateway:
 
     # Ends.
 
+    def close(self, conn: int, word: str) -> None:
+        """Closes a session with the code of `word`; nothing if it is gone."""
+        self.commands.close(conn, word)
+
     def end(self, conns: list[int], word: str) -> None:
-        """Closes these sessions with the code of `word`; those that are gone are gone."""
+        """Ends these sessions with the code of `word`: they hear nothing from now on, and their Closes are spread so
+        that about `closes_per_second` of them come back at once.
+        """
+        spread = len(conns) / self._closes_per_second
         for conn in conns:
-            self.commands.close(conn, word)
+            payload = close_payload(BY_WORD[word])
+            self.reactor.close_later(conn, payload, CAUSE_OF[word], self._chance.uniform(0, spread))
 
     def on_too_slow(self, conn: int, session: object) -> bytes:
         # By user where one is known: hundreds of them may share an address. No address has a space in it.

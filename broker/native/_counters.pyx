@@ -35,6 +35,7 @@ TABLE = (
     ("n_input_pauses", "times reading from a connection was paused"),
     ("n_memory_evictions", "connections closed to keep the worker within memory_bytes"),
     ("n_callback_errors", "exceptions raised by Python code that a connection's event called"),
+    ("n_link_lost", "messages that the engine could not hand to a worker that did not take them; their subscribers were told"),
     ("g_connections", "connections now"),
     ("g_sessions", "open sessions now"),
     ("g_subscriptions", "subscriptions now"),

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from broker.native._connection cimport (
-    CAUSE_ANSWERED, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
+    CAUSE_ANSWERED, CAUSE_NONE, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
 )
 from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
 from broker.native._hub cimport Channel
@@ -92,6 +92,32 @@ cdef class Verbs(Linked):
         self.all.counters[N_REFUSED_CLOSE] += 1
         connection.paused = 0
         self._unpause(connection)
+        return True
+
+    def close_later(self, uint64_t conn, bytes payload not None, uint8_t cause, double seconds):
+        """A Close with `payload` after `seconds`. Until then the session hears nothing more: what is queued still goes, and
+        whatever it says is thrown away. For ends of many at once, which would come back at once.
+        """
+        cdef Connection *connection = self.find(conn)
+        cdef Frame *last
+        _check_cause(cause)
+        if connection == NULL or connection.state != OPEN:
+            return False
+        last = frame_message(self.all, 8, <const uint8_t *>PyBytes_AS_STRING(payload), <size_t>PyBytes_GET_SIZE(payload))
+        if last == NULL:
+            raise MemoryError
+        self.leave_channels(connection)
+        connection.held_close = last
+        connection.state = HELD
+        connection.box.closed = 1
+        if connection.cause == CAUSE_NONE:
+            connection.cause = cause
+        connection.ping_tick = connection.pong_tick = connection.message_tick = 0
+        connection.state_tick = self.tick + <uint32_t>(seconds * 20) + 1
+        self.arm(connection)
+        connection.paused = 0
+        self._unpause(connection)
+        self.schedule()
         return True
 
     def respond(self, uint64_t conn, bytes response not None, uint8_t cause):

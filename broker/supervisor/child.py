@@ -22,11 +22,13 @@ import uvloop
 from broker.config.schema import Config
 from broker.engine import process as engine_process
 from broker.engine.link import LinkEngine
+from broker.native import _counters
 from broker.supervisor.page import Page
 from broker.supervisor.siblings import Siblings
 from broker.worker import serve
 
 _PR_SET_PDEATHSIG = 1
+_LINK_LOST = _counters.NAMES.index("n_link_lost")
 _MOST_SPEC_BYTES = 1 << 22
 
 
@@ -118,7 +120,7 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         ready,
         delay=False,  # the supervisor has waited
         counters=row.counters,
-        engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot),
+        engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot, spec.config.limits),
         siblings=[sockets[at] for at in sockets if at not in polled],
         beat=siblings.beat,
     )
@@ -127,7 +129,10 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
 async def _serve_engine(spec: ChildSpec, page: Page) -> None:
     row = page.row(spec.slot)
 
-    def beat() -> None:
+    counters = row.counters
+
+    def beat(engine: engine_process.EngineProcess) -> None:
+        counters[_LINK_LOST] = engine.exchange.lost_count
         row.heartbeat_ns = time.monotonic_ns()
 
     with socket.socket(fileno=spec.link_fd) as listener:

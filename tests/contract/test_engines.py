@@ -154,7 +154,8 @@ async def test_readers_that_come_back_at_random_miss_nothing_and_hear_nothing_tw
         broker = (site.here, site.there)[number % 2]
         client, (entry,) = await hello(broker, "kept")
         started.release()
-        position, heard = entry["position"], []
+        position = entry["position"]
+        heard: list[int] = []
         while not heard or heard[-1] < total - 1:
             event = await client.event()
             heard.append(int(event["text"]))
@@ -191,3 +192,30 @@ async def test_who_is_there_is_the_same_list_at_every_worker(site: Site) -> None
         answers.append(event)
     assert [answer["count"] for answer in answers] == [2, 2]
     assert sorted(map(str, answers[0]["members"])) == sorted(map(str, answers[1]["members"]))
+
+
+# Questions to all workers.
+
+
+async def test_a_session_is_found_and_disconnected_from_any_worker(site: Site) -> None:
+    raw, json = await site.there.open("news|recv, room"), await site.here.open("broker.json.v1, news")
+    session = (await json.event())["session"]
+    control = site.there.worker.control
+    (found,) = await control.sessions(session=session)
+    assert (found.session, found.user, found.address, found.format) == (session, None, "127.0.0.1", "json")
+    assert found.channels == ["news"]
+    assert await control.sessions(user="nobody") == []
+    assert await control.disconnect(session="0123456789abcdef") == 0
+    assert await control.disconnect(session=session) == 1
+    assert (await json.close_frame())[0] == 4510
+    json.close()
+    await raw.caught_up()
+
+
+async def test_all_channels_are_listed_with_the_subscribers_of_every_worker(site: Site) -> None:
+    for broker in (site.here, site.there):
+        await broker.open_json("news", "room.1")
+        await broker.open("news|send")
+    listed = await site.here.worker.control.channels()
+    assert listed == {"news": 2, "room.1": 2}
+    assert await site.there.worker.control.channels("room.") == {"room.1": 2}

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from broker.config.schema import Config
+from broker.config.schema import Config, Limits
 from broker.engine.base import Engine, Sink
 from broker.engine.link import LinkEngine
 from broker.engine.process import EngineProcess
@@ -24,7 +24,6 @@ class Cluster:
         self.listener: socket.socket
         self.workers: list[Broker] = []
         self.links: list[LinkEngine] = []
-        self.most_output_bytes = 16 * 1024 * 1024
         self.config = Config()
         self.clock: Clock | None = None
 
@@ -33,7 +32,7 @@ class Cluster:
         self.listener.bind(self.address)
         self.listener.listen()
         self.listener.setblocking(False)
-        self.engine = EngineProcess(self.listener, self.config, self.most_output_bytes, self.clock)
+        self.engine = EngineProcess(self.listener, self.config, self.clock)
         self.engine.start()
 
     def stop_engine(self) -> None:
@@ -46,19 +45,19 @@ class Cluster:
 
     def make_link(self, sink: Sink) -> Engine:
         assert isinstance(sink, Node)
-        link = LinkEngine(sink, self.address, len(self.links), silence_seconds=5.0)
+        link = LinkEngine(sink, self.address, len(self.links), self.config.limits)
         self.links.append(link)
         return link
 
 
 @asynccontextmanager
 async def several(
-    count: int = 2, *, most_output_bytes: int = 16 * 1024 * 1024, clock: Clock | None = None, **settings: Any
+    count: int = 2, *, engine_limits: Limits | None = None, clock: Clock | None = None, **settings: Any
 ) -> AsyncIterator[Cluster]:
     """`count` workers with --dev and the engine between them."""
     sockets = open_sockets()
     cluster = Cluster("\0ws-broker-test-" + secrets.token_hex(8))
-    cluster.most_output_bytes = most_output_bytes
+    cluster.config = Config(limits=engine_limits or Limits())
     cluster.clock = clock
     cluster.start_engine()
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.client_frames import BINARY, CLOSE, PING, TEXT, close, frame
-from tests.integration.harness import JSON, Broker, Client, request, running, turns, wait_until
+from tests.integration.harness import JSON, Broker, Client, cause_index, request, running, turns, wait_until
 
 ORIGIN = "http://localhost"
 NOT_ALLOWED = (4505, "code=cannot_publish;nothing in the offer of this connection takes messages")
@@ -318,3 +318,39 @@ async def test_the_slot_of_a_gone_connection_serves_another_that_shares_nothing_
             assert await client.text() == str(i)
             client.close()
             await wait_until(lambda: broker.reactor.connections == 0)
+
+
+async def test_whoever_is_ended_later_gets_what_was_queued_and_hears_nothing_after_it(broker: Broker) -> None:
+    reader, publisher = await broker.open("news|both, room|recv"), await broker.open("news|send")
+    await publisher.send(frame(TEXT, b"before"))
+    assert await reader.text() == "before"
+    (conn,) = [conn for conn in broker.reactor.ids(0, 64) if b"room" in broker.reactor.subscriptions(conn)]
+    payload = (1012).to_bytes(2) + b"code=service_restart;"
+    assert broker.reactor.close_later(conn, payload, cause_index("service_restart"), 5.0)
+    assert broker.reactor.state(conn) == "held"
+    assert not broker.reactor.close_later(conn, payload, cause_index("service_restart"), 5.0), "once"
+    await publisher.send(frame(TEXT, b"after"))
+    await publisher.caught_up()
+    await reader.send(frame(TEXT, b"not published"))
+    await wait_until(lambda: broker.counter("n_messages_discarded") == 1)
+    assert reader.silent()
+    broker.advance(5.1)
+    assert await reader.close_frame() == (1012, "code=service_restart;")
+    await reader.send(close(1012))
+    assert await reader.closed() == b""
+    assert broker.counter("n_published") == 2
+    assert not broker.reactor.close_later(conn, payload, cause_index("service_restart"), 5.0), "gone"
+
+
+async def test_what_waits_for_a_slow_reader_is_written_before_its_end_comes(broker: Broker) -> None:
+    reader, publisher = await broker.connect(receive_buffer=65536), await broker.open("news|send")
+    await reader.open("news|recv")
+    payload, count = b"x" * 60_000, 10
+    await publisher.send(frame(TEXT, payload) * count)
+    await wait_until(lambda: broker.counter("g_blocked") == 1 and broker.counter("n_published") == count)
+    conn = broker.reactor.ids(0, 64)[0]  # the first that came
+    assert broker.reactor.close_later(conn, (1012).to_bytes(2), cause_index("service_restart"), 30.0)
+    for _ in range(count):
+        assert (await reader.frame()).payload == payload
+    broker.advance(30.1)
+    assert await reader.close_frame() == (1012, "")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.config.schema import Limits
 from tests.client_frames import TEXT, frame
 from tests.fake_clock import FakeClock
 from tests.integration.harness import Client, request, wait_until
@@ -195,6 +196,40 @@ async def test_publishes_under_way_when_the_link_breaks_have_an_unknown_outcome(
     await cluster.all_linked()
 
 
+async def test_an_engine_that_hangs_does_not_hold_publishers_for_ever() -> None:
+    async with several(2, engine_limits=Limits(link_silence_seconds=0.3)) as cluster:
+        one, two = cluster.workers
+        commander, publisher, idle = await one.open_json(), await one.open("news|send"), await two.open_json()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(cluster.engine.exchange.fileno())
+        await commander.command(type="publish", channel="news", text="x", id=1)
+        await publisher.send(frame(TEXT, b"y"))
+        error = await commander.event()
+        assert (error["code"], error["id"]) == ("outcome_unknown", 1)
+        assert (await publisher.close_frame())[0] == 4104
+        publisher.close()
+        assert cluster.links[1].up, "who has nothing under way need not give up"
+        await idle.command(type="ping", id=1)
+        assert await idle.event() == {"type": "ack", "id": 1}
+        loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+        await cluster.all_linked()
+        await commander.command(type="publish", channel="news", text="again", id=2)
+        assert await commander.event() == {"type": "ack", "id": 2}
+
+
+async def test_the_operator_says_how_much_may_be_under_way() -> None:
+    async with several(1, engine_limits=Limits(link_window_bytes=20_000)) as cluster:
+        (one,) = cluster.workers
+        publisher = await one.open("news|send")
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(cluster.engine.exchange.fileno())
+        await publisher.send(frame(TEXT, b"x" * 6000) * 10)
+        await wait_until(lambda: not one.reactor.link_has_credit)
+        assert one.counter("n_published") == 4
+        loop.add_reader(cluster.engine.exchange.fileno(), cluster.engine.exchange.turn)
+        await wait_until(lambda: one.counter("n_published") == 10)
+
+
 async def test_a_publisher_that_is_faster_than_the_engine_is_not_read_and_loses_nothing() -> None:
     async with several(2, limits_send_queue_bytes=2**24) as cluster:
         one, two = cluster.workers
@@ -234,7 +269,7 @@ async def test_commands_wait_for_credit_in_line_and_are_all_acked(cluster: Clust
 
 
 async def test_a_worker_that_stands_still_loses_messages_and_its_subscribers_are_told_how_many() -> None:
-    async with several(2, most_output_bytes=100_000, channels={"calm": {"queue": "drop_oldest"}}) as cluster:
+    async with several(2, engine_limits=Limits(link_output_bytes=100_000)) as cluster:
         one, two = cluster.workers
         fast, slow, raw = await one.open_json("news"), await two.open_json("news"), await two.open("news|recv")
         publisher = await one.open_json()
@@ -266,6 +301,85 @@ async def test_a_worker_that_stands_still_loses_messages_and_its_subscribers_are
             opcode, payload = await raw.frame()
         assert payload[:2] == (1012).to_bytes(2), "a raw subscriber cannot be told: it is ended"
         raw.close()
+
+
+async def test_with_history_a_worker_that_stood_still_reads_what_it_missed_and_its_subscribers_miss_nothing() -> None:
+    kept = {"kept": {"history_count": 1000}}
+    async with several(2, engine_limits=Limits(link_output_bytes=100_000), channels=kept) as cluster:
+        one, two = cluster.workers
+        reader, raw, publisher = await two.open_json("kept"), await two.open("kept|recv"), await one.open_json()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(two.reactor.fileno())
+        count = 40
+        for number in range(count):
+            await publisher.command(type="publish", channel="kept", text=f"{number} " + "x" * 20_000, id=number)
+            assert (await publisher.event())["id"] == number
+        assert cluster.engine.exchange.lost_count > 0
+        loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+        for number in range(count):
+            assert (await reader.event())["text"].startswith(f"{number} ")
+        for number in range(count):
+            assert (await raw.text()).startswith(f"{number} ")
+        await publisher.command(type="publish", channel="kept", text="live", id="live")
+        assert (await reader.event())["text"] == "live"
+
+
+async def test_with_history_a_link_that_is_cut_loses_nothing() -> None:
+    async with several(2, channels={"kept": {"history_count": 1000}}) as cluster:
+        one, two = cluster.workers
+        reader, publisher = await two.open_json("kept"), await one.open_json()
+        for number in range(30):
+            if number in (10, 20):
+                two.reactor.detach_link()
+                await wait_until(lambda: not cluster.links[1].up)
+            await publisher.command(type="publish", channel="kept", text=str(number), id=number)
+            assert (await publisher.event())["id"] == number
+        assert [(await reader.event())["text"] for _ in range(30)] == list(map(str, range(30)))
+
+
+async def test_a_new_engine_has_a_new_epoch_and_says_so_to_whoever_stays_and_whoever_comes_back() -> None:
+    async with several(2, channels={"kept": {"history_count": 1000}}) as cluster:
+        one, two = cluster.workers
+        reader, publisher = await two.open_json("kept"), await one.open_json()
+        await publisher.command(type="publish", channel="kept", text="old", id=1)
+        position = (await publisher.event())["position"]
+        assert (await reader.event())["position"] == position
+        cluster.stop_engine()
+        await wait_until(lambda: not any(link.up for link in cluster.links))
+        cluster.start_engine()
+        await cluster.all_linked()
+        assert await reader.event() == {"type": "gap", "channel": "kept", "missed": None}
+        back = await one.open(f"broker.json.v1, kept|since.{position}")
+        (entry,) = (await back.event())["channels"]
+        assert entry["recovered"] is False
+        await publisher.command(type="publish", channel="kept", text="new", id=2)
+        assert (await publisher.event())["type"] == "ack"
+        assert [(await client.event())["text"] for client in (reader, back)] == ["new", "new"]
+
+
+async def test_a_question_is_answered_without_those_who_hang_or_die(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = cluster.workers
+    await one.open_json("news")
+    await two.open_json("news")
+    monkeypatch.setattr("broker.engine.questions.ASK_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(two.reactor.fileno())
+    assert await one.worker.control.channels() == {"news": 1}
+    asking = asyncio.ensure_future(one.worker.control.channels())
+    monkeypatch.setattr("broker.engine.questions.ASK_SECONDS", 30.0)
+    await asyncio.sleep(0)
+    loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+    assert await asking == {"news": 2}
+    loop.remove_reader(two.reactor.fileno())
+    asking = asyncio.ensure_future(one.worker.control.channels())
+    await wait_until(lambda: cluster.engine._questions._asked)
+    cluster.engine.exchange.detach(1)  # the second worker was linked second
+    assert await asking == {"news": 1}
+    loop.add_reader(two.reactor.fileno(), two.reactor.turn)
+    await wait_until(lambda: not cluster.links[1].up)
+    await cluster.all_linked()
 
 
 async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:

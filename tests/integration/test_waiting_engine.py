@@ -176,6 +176,9 @@ class Refusing:
     async def usable(self) -> None:
         """At once."""
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
+
     async def stop(self) -> None:
         """Nothing is open."""
 

@@ -49,6 +49,9 @@ class DistantEngine:
     async def usable(self) -> None:
         """At once."""
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
+
     async def stop(self) -> None:
         """Nothing is open."""
 

@@ -65,6 +65,9 @@ class FakeEngine:
     async def usable(self) -> None:
         """At once."""
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
+
     async def stop(self) -> None:
         """Nothing is open."""
 
@@ -274,6 +277,16 @@ def test_a_full_queue_is_caught_up_from_the_history_unless_the_operator_says_oth
     assert (POLICIES[kept.policy], kept.history) == ("catch_up", HistoryRule(5, 60.0, 100))
     assert POLICIES[strict.policy] == "disconnect"
     assert node.channel("live").history is None
+
+
+def test_a_hole_that_does_no_harm_ends_no_raw_subscriber(reactor: FakeReactor) -> None:
+    ended: list[int] = []
+    node = Node(cast("Reactor", reactor), lambda sink: FakeEngine(), {"clock": ChannelPolicy(raw_gap="ignore")}, 4)
+    node.on_hole = ended.extend
+    node.missed(b"clock", None)
+    assert ended == []
+    node.missed(b"news", None)
+    assert ended == [7, 8]
 
 
 def test_a_history_channel_is_never_published_to_by_the_native_core(reactor: FakeReactor) -> None:

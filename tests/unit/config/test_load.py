@@ -249,3 +249,8 @@ def test_the_flag_for_history_holds_for_every_channel_that_does_not_say_otherwis
     assert {pattern: policy.history_count for pattern, policy in config.channels.items()} == {"a": 7, "b": 0, ">": 7}
     assert load(None, None, 7).channels[">"].history_count == 7
     assert load(None).channels == {}
+
+
+def test_a_message_that_fits_no_link_is_told(write: Write) -> None:
+    (problem,) = problems(write("[limits]\nmax_message_bytes = 200_000\nlink_output_bytes = 100_000\n"))
+    assert problem.startswith("limits.max_message_bytes: must not be above limits.link_output_bytes (100000)")

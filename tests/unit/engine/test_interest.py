@@ -29,6 +29,9 @@ class FakeEngine:
     async def usable(self) -> None:
         raise AssertionError("interest waits for nothing")
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
+
     async def stop(self) -> None:
         raise AssertionError("interest stops nothing")
 

@@ -64,6 +64,9 @@ class LinkedEngine:
     async def usable(self) -> None:
         raise AssertionError("nobody waits here")
 
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
+
     async def stop(self) -> None:
         raise AssertionError("nobody stops here")
 

@@ -67,6 +67,9 @@ class FakeReactor:
     def close(self, conn: int, payload: bytes, cause: int) -> bool:
         return self._did("close", conn, payload, cause_word(cause))
 
+    def close_later(self, conn: int, payload: bytes, cause: int, seconds: float) -> bool:
+        return self._did("close_later", conn, payload, cause_word(cause), seconds)
+
     def resume(self, conn: int) -> bool:
         return self._did("resume", conn)
 
@@ -121,6 +124,9 @@ class FakeEngine:
 
     async def usable(self) -> None:
         """At once."""
+
+    async def ask_all(self, question: bytes) -> list[bytes]:
+        raise AssertionError("nobody asks here")
 
     async def stop(self) -> None:
         """Nothing is open."""

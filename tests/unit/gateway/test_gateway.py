@@ -321,3 +321,14 @@ def test_the_end_of_the_process_has_a_close_for_sessions_and_a_503_for_handshake
     assert payload == b"\x03\xe9code=going_away;the server process ends"
     assert response.startswith(b"HTTP/1.1 503 ")
     assert json.loads(response.partition(b"\r\n\r\n")[2])["code"] == "going_away"
+
+
+def test_a_crowd_whose_messages_were_lost_is_ended_at_the_pace_at_which_it_may_come_back(parts: Parts) -> None:
+    parts.reactor.here.update(range(1000))
+    parts.gateway.end(list(range(1000)), "service_restart")
+    ends = [call.given for call in parts.reactor.calls]
+    assert {(payload[:2], cause) for payload, cause, _ in ends} == {((1012).to_bytes(2), "service_restart")}
+    seconds = sorted(when for *_, when in ends)
+    assert seconds[0] >= 0
+    assert seconds[-1] <= 0.5, "2000 a second"
+    assert 350 < sum(when < 0.25 for when in seconds) < 650, "evenly"
