@@ -21,10 +21,11 @@ for folder in sys.path:
         break
 """
 
-# Its event loop hangs, as in a callback that never returns. Whether a process is stopped the kernel knows; of this one
-# only its heartbeat tells.
+# Its event loop hangs, as in a callback that never returns, and a file tells that it does. Whether a process is stopped
+# the kernel knows; of this one only its heartbeat tells.
 HANG = """
 def act(*_):
+    open(os.path.join(os.path.dirname(__file__), "hangs"), "x").close()
     while True:
         time.sleep(3600)
 """

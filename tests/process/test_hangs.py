@@ -19,7 +19,6 @@ from tests.process.command import Served, read_frame, serving
 from tests.process.flow import flowing
 from tests.process.inside import HANG, at_sigusr1
 from tests.process.supervised import (
-    LATEST_CONNECT_SECONDS,
     client_of,
     configuration,
     descriptors,
@@ -28,7 +27,10 @@ from tests.process.supervised import (
     workers,
 )
 
-STUCK_SECONDS = 1.0
+# Long beside the quarter of a second after which siblings help, on a machine that others use as well.
+STUCK_SECONDS = 3.0
+# From a kill to a worker that accepts.
+BACK_SECONDS = 10.0
 # Medians of few round trips on a machine that others use as well.
 MOST_RATIO = 3.0
 
@@ -40,11 +42,12 @@ def test_i2_i5_a_worker_whose_event_loop_hangs_is_replaced_and_the_others_go_on(
         kept, lost = client_of(broker, spared), client_of(broker, hanging)
         os.kill(hanging, signal.SIGUSR1)
         begun = time.monotonic()
-        assert slowest_connect(broker, 50) < LATEST_CONNECT_SECONDS, "the other takes its new clients"
+        until((tmp_path / "hangs").exists, lambda: "it hangs")
+        assert slowest_connect(broker, 50) < STUCK_SECONDS / 2, "the other takes its new clients"
         (silent,) = broker.said(r"worker 0 .* is stuck: silent for ([\d.]+) s; it is killed")
-        assert float(silent[1]) > STUCK_SECONDS
+        assert float(silent[1]) >= STUCK_SECONDS
         broker.said(r"worker 0 \(pid \d+\) accepts", 2)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 2 * STUCK_SECONDS + BACK_SECONDS
         with closing(lost):
             assert lost.recv(1) == b"", "its client is told by the end of the connection"
         kept.sendall(frame(TEXT, b"still here"))
