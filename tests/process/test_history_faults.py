@@ -160,6 +160,35 @@ def test_i2_a_rolling_reload_under_load_costs_no_message_and_no_connect(tmp_path
     check_i7_log(broker)
 
 
+def test_i2_a_worker_that_dies_while_it_sends_its_clients_away_costs_no_message_either(tmp_path: Path) -> None:
+    # A window that no test outlives: whoever is killed has clients left.
+    drain = ["[drain]", "window_seconds = 3600.0", "reconnect_seconds = 0.0"]
+    with serving("--workers", "2", *configuration(tmp_path, limits=[*drain, *KEEP_ALL])) as broker:
+        former = workers(broker)
+        readers = [Reader(broker, "news", json_client_of(broker, former[number % 2], "news")) for number in range(6)]
+        publisher = FaithfulPublisher(broker, "news", "p", 0.002)
+        publisher.has_acked_more(20)
+        broker.signal(signal.SIGHUP)
+        broker.said("reloaded; ")
+        for pid in former.values():
+            os.kill(pid, signal.SIGKILL)
+        broker.said("was ended by SIGKILL", 2)
+        until(lambda: all(reader.recovered for reader in readers), lambda: "they are back")
+        publisher.has_acked_more(20)
+        last = publisher.stop()
+        for reader in readers:
+            reader.wait_for(("p", last))
+            reader.close()
+            reader.check_i1_order()
+            reader.check_i2_nothing_missing([publisher])
+        assert len(broker.said(r"worker \d \(pid \d+\) accepts", 4)) == 4, "nobody replaces whom a reload has replaced"
+        broker.signal(signal.SIGHUP)
+        broker.said("reloaded; ", 2)
+        broker.said("ended with status 0", 2)
+        assert broker.stop() == 0
+    check_i7_log(broker)
+
+
 def test_i2_i5_three_hundred_come_back_at_once_after_a_worker_died_and_have_missed_nothing(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path, limits=KEEP_ALL)) as broker:
         clients = [JsonClient(broker, "news") for _ in range(300)]
