@@ -118,7 +118,9 @@ class Interests:
 
     async def _answered(self, channel: bytes, interest: Interest, answer: Awaitable[Joined], known: bool) -> None:
         try:
-            async with asyncio.timeout(self._join_seconds):
+            # What is subscribed already is not given up: nobody would ask again on this link, and an answer that
+            # comes too late would find nobody, so that its subscribers would hear nothing and not know it.
+            async with asyncio.timeout(None if known else self._join_seconds):
                 joined = await answer
             self.answered(channel, joined)
         except BaseException as error:
@@ -126,6 +128,7 @@ class Interests:
                 del self._interests[channel]
                 self._on_gone(channel)
             if isinstance(error, TimeoutError):
+                self._engine.leave(channel)  # it has been asked, and would keep on sending the channel for ever
                 raise EngineError("engine_unavailable") from None
             raise
         finally:

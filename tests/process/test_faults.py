@@ -6,68 +6,17 @@ I8 every end has a reason.
 
 import os
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process.command import PATIENCE_SECONDS, Served, say_goodbye, serving
-from tests.process.load import JsonClient, Publisher, Witness
-from tests.process.supervised import children, client_of, configuration, slowest_connect, workers
+from tests.process.books import check_i7_log
+from tests.process.command import PATIENCE_SECONDS, say_goodbye
+from tests.process.flow import engine_of, flowing, json_client_of
+from tests.process.inside import CUT_LINK, at_sigusr1
+from tests.process.load import JsonClient
+from tests.process.supervised import children, client_of, slowest_connect, workers
 
 BACK_SECONDS = 2.0  # a killed engine
-
-
-def engine_of(broker: Served) -> int:
-    (engine,) = set(children(broker)) - set(workers(broker).values())
-    return engine
-
-
-class Flow:
-    """Publishers and witnesses at each of the workers."""
-
-    def __init__(self, broker: Served) -> None:
-        self.broker = broker
-        pids = [pid for _, pid in sorted(workers(broker).items())]
-        self.witnesses = [self._witness(pid) for pid in pids]
-        self.publishers = [self._publisher(pid, number) for number, pid in enumerate(pids)]
-
-    def _witness(self, pid: int) -> Witness:
-        return Witness(self.broker, "news", json_client_of(self.broker, pid, "news"))
-
-    def _publisher(self, pid: int, number: int) -> Publisher:
-        return Publisher(self.broker, "news", f"p{number}", json_client_of(self.broker, pid))
-
-    def goes_on(self, count: int = 50) -> None:
-        for publisher in self.publishers:
-            if publisher.ended is None:
-                publisher.has_acked_more(count)
-
-    def settle(self) -> None:
-        """Everything that was acknowledged last has arrived at every witness that is left; then they are judged."""
-        last = [(publisher.called, publisher.stop()) for publisher in self.publishers if publisher.acked]
-        ended = {publisher.called for publisher in self.publishers if publisher.ended is not None}
-        for witness in self.witnesses:
-            for each in last:
-                if each[0] not in ended:
-                    witness.wait_for(each)
-            witness.close()
-            witness.check_i1_order()
-            witness.check_i2_no_silent_hole()
-
-
-def json_client_of(broker: Served, pid: int, *channels: str) -> socket.socket:
-    return client_of(broker, pid, ", ".join(["broker.json.v1", *channels]))
-
-
-@contextmanager
-def flowing(tmp_path: Path, *lines: str, count: int = 2) -> Iterator[tuple[Served, Flow]]:
-    with serving("--workers", str(count), *configuration(tmp_path, *lines)) as broker:
-        flow = Flow(broker)
-        flow.goes_on()
-        yield broker, flow
-        assert broker.stop() == 0
 
 
 def test_i1_i2_what_is_published_at_every_worker_arrives_everywhere_in_one_order(tmp_path: Path) -> None:
@@ -165,3 +114,39 @@ def test_engines_that_die_one_after_the_other_lose_nobody_but_what_is_said(tmp_p
         flow.settle()
         for witness in flow.witnesses:
             assert witness.heard.count(None) >= 1
+
+
+def test_i1_i2_a_link_that_is_cut_while_both_ends_live_costs_its_own_worker_only_and_is_told(tmp_path: Path) -> None:
+    with flowing(tmp_path, extra=at_sigusr1(tmp_path, CUT_LINK)) as (broker, flow):
+        before = sorted(children(broker))
+        for times in (1, 2):
+            os.kill(workers(broker)[1], signal.SIGUSR1)
+            flow.witnesses[1].wait_until_missed(times)
+            flow.goes_on()
+        flow.settle()
+        assert flow.witnesses[1].missed == [None, None]
+        spared, cut = flow.publishers
+        assert spared.refused == []
+        assert {word for _, word in cut.refused} <= {"engine_unavailable", "outcome_unknown"}
+        heard = flow.witnesses[0]
+        assert heard.missed == [], "nobody else lost anything"
+        for publisher in (spared, cut):
+            numbers = {number for name, number in filter(None, heard.heard) if name == publisher.called}
+            assert {number for number in publisher.acked if number >= min(numbers)} <= numbers
+        assert sorted(children(broker)) == before, "nobody died"
+    check_i7_log(broker)
+
+
+def test_i2_an_engine_that_pauses_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    with flowing(tmp_path) as (broker, flow):
+        engine = engine_of(broker)
+        for _ in range(3):
+            os.kill(engine, signal.SIGSTOP)
+            assert slowest_connect(broker, 20) < BACK_SECONDS, "who wants what is there already need not ask"
+            os.kill(engine, signal.SIGCONT)
+            flow.goes_on()
+        flow.settle()
+        assert [witness.missed for witness in flow.witnesses] == [[], []]
+        assert [publisher.refused for publisher in flow.publishers] == [[], []]
+        assert engine_of(broker) == engine
+    check_i7_log(broker)

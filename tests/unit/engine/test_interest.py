@@ -186,6 +186,24 @@ async def test_an_engine_that_never_answers_is_given_up() -> None:
     )
     assert await waiter(impatient.join(b"news", None)) == "engine_unavailable"
     assert len(impatient) == 0
+    assert stage.engine.left == [b"news"], "or it would send for ever what nobody wants"
+
+
+async def test_subscribers_of_a_channel_are_not_given_up_when_a_new_link_answers_late() -> None:
+    engine, heard = FakeEngine(at_once=True), []
+    impatient = Interests(
+        engine, lambda _: 1, lambda channel, *_: heard.append(channel), linger_seconds=1, join_seconds=0.01, clock=float
+    )
+    impatient.join(b"news", None)
+    heard.clear()
+    engine.at_once = False
+    again = asyncio.create_task(impatient.rejoin())
+    await settle(lambda: engine.asked)
+    # Whoever asks after it for something new waits as long as anybody does.
+    assert await waiter(impatient.join(b"other", None)) == "engine_unavailable"
+    engine.answer()
+    await again
+    assert heard == [b"news"], "they are told of the hole"
 
 
 async def test_a_channel_lingers_for_a_page_that_is_reloaded_and_is_then_left() -> None:
