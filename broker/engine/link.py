@@ -52,6 +52,7 @@ class LinkEngine:
         self._address = address
         self._slot = slot
         self._silence_seconds = silence_seconds
+        self._late_seconds = max(silence_seconds / 2, 2 * TICK_SECONDS)
         self._clock = clock
         self._native: Linked
         self._loop: asyncio.AbstractEventLoop
@@ -62,7 +63,10 @@ class LinkEngine:
         self._first = asyncio.Event()
         self._up = False
         self._links = 0
+        # When something last came over the link, how much that was by then, and when that was looked at.
         self._heard = 0.0
+        self._heard_of = 0
+        self._looked = 0.0
         self._token = 0
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
@@ -134,6 +138,8 @@ class LinkEngine:
             welcome = wire.decode_welcome(await self._ask(wire.Verb.HELLO, b"", hello, "engine_unavailable"))
         if welcome.version != wire.VERSION:
             raise ValueError(f"the engine speaks version {welcome.version} of the link, this worker {wire.VERSION}")
+        if not self._native.linked:  # it broke behind the answer, and nobody will say so again
+            raise EngineError("engine_unavailable")
         self.epoch = welcome.epoch
 
     def _close(self) -> None:
@@ -142,13 +148,21 @@ class LinkEngine:
             self._socket = None
 
     def _on_tick(self) -> None:
+        self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
+        self.check_silence()
+
+    def check_silence(self) -> None:
+        """Gives up a link that owes an answer and says nothing. Called regularly: a call that comes much too late tells
+        that we stood still ourselves, and what was said meanwhile has yet to be read.
+        """
+        now, heard_of = self._clock(), self._native.link_heard
         waits = self._calls or self._native.link_under_way
-        if not waits:
-            self._heard = self._clock()
-        elif self._native.linked and self._clock() - self._heard > self._silence_seconds:
+        if not waits or heard_of != self._heard_of or now - self._looked > self._late_seconds:
+            self._heard, self._heard_of = now, heard_of
+        elif self._native.linked and now - self._heard > self._silence_seconds:
             log.error("the engine has not answered for %.1f s: the link is given up", self._silence_seconds)
             self._native.detach_link()
-        self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
+        self._looked = now
 
     # Verbs.
 
@@ -235,7 +249,6 @@ class LinkEngine:
         )
 
     def on_acked(self, count: int) -> None:
-        self._heard = self._clock()
         unacked = self._unacked
         while unacked and unacked[0][0] <= count:
             _, receipt = unacked.popleft()
@@ -259,7 +272,6 @@ class LinkEngine:
         raise ValueError(f"the engine called with verb {verb}, which this version does not know")
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
-        self._heard = self._clock()
         call = self._calls.get(token)
         if call is None or call[0].done():
             return  # whoever asked is gone
@@ -288,6 +300,7 @@ class LinkEngine:
         self._broken.set()
         if was_up:
             log.error("the link to the engine broke; publishes are refused until it is back")
+        if unknown:  # also of a link that never came up: raw messages went onto it while it was greeted
             self._sink.outcome_unknown(unknown)
 
 
