@@ -205,9 +205,10 @@ class LinkEngine:
         return await self._send(publication)
 
     async def _publish_kept(self, publication: Publication) -> Receipt:
-        return wire.decode_receipt(
-            await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
-        )
+        self._native.link_count(False)
+        answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
+        self._native.link_count(True)
+        return wire.decode_receipt(answer)
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         join = wire.Join(history) if history is None else wire.Join(history, *self._sink.kept(channel))

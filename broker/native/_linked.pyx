@@ -293,6 +293,10 @@ cdef class Linked(Intake):
         """Answers what on_call asked."""
         return self._put(RECORD_REPLY, 0, FLAG_ERROR if failed else 0, token, b"", payload)
 
+    def link_count(self, bint sequenced):
+        """A publish that goes as a call: accepted here, or, later, sequenced."""
+        self.all.counters[N_SEQUENCED if sequenced else N_PUBLISHED] += 1
+
     def link_wait(self, bint waiting):
         """Whether on_acked is wanted."""
         self.someone_waits = waiting
