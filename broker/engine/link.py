@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from broker.engine import wire
+from broker.engine.allowance import Allowance
 from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
@@ -26,6 +27,11 @@ log = logging.getLogger("broker.engine")
 # Publishes of one worker that may be under way, in bytes. 64 of the largest messages of the default configuration;
 # at 1 GB/s of a Unix socket it is 4 ms of work.
 WINDOW_BYTES = 4 * 1024 * 1024
+# What joins under way may bring back, as far as their rules let it: a quarter of what may wait for one worker before
+# the engine gives up its link. All that a crowd asks of an empty worker would be more than that.
+WINDOWS_BYTES = 16 * 1024 * 1024
+# What a kept publication adds to its payload on the way: its channel, its sender, and the numbers.
+ENTRY_BYTES = 256
 CONNECT_FIRST_SECONDS = 0.02
 CONNECT_MOST_SECONDS = 1.0
 TICK_SECONDS = 0.25
@@ -68,6 +74,7 @@ class LinkEngine:
         self._heard_of = 0
         self._looked = 0.0
         self._token = 0
+        self._windows = Allowance(WINDOWS_BYTES)
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
@@ -211,8 +218,15 @@ class LinkEngine:
         return wire.decode_receipt(answer)
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
-        join = wire.Join(history) if history is None else wire.Join(history, *self._sink.kept(channel))
-        return joined_of(await self._ask(wire.Verb.JOIN, channel, join, "engine_unavailable"))
+        if history is None:
+            return joined_of(await self._ask(wire.Verb.JOIN, channel, wire.Join(history), "engine_unavailable"))
+        size = min(history.size + ENTRY_BYTES * history.count, WINDOWS_BYTES)
+        await self._windows.take(size)
+        try:
+            join = wire.Join(history, *self._sink.kept(channel))
+            return joined_of(await self._ask(wire.Verb.JOIN, channel, join, "engine_unavailable"))
+        finally:
+            self._windows.give_back(size)
 
     def leave(self, channel: bytes) -> None:
         self._native.link_call(wire.Verb.LEAVE, 0, channel, b"")

@@ -4,11 +4,12 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
 from broker.engine import wire
-from broker.engine.base import Sink
+from broker.engine.base import HistoryRule, Sink
 from broker.engine.link import LinkEngine
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import Broker, running, turns, wait_until
@@ -95,6 +96,37 @@ async def test_a_link_that_breaks_behind_the_welcome_never_was_up(engine: HandMa
     engine.welcome(await engine.hello())
     await usable
     await wait_until(lambda: engine.link.up)
+
+
+async def test_joins_of_many_channels_with_history_ask_for_no_more_at_once_than_a_link_may_bring(
+    engine: HandMade,
+) -> None:
+    """A crowd that comes back to an empty worker: all windows at once would be more than the engine lets wait."""
+    engine.welcome(await engine.hello())
+    await engine.link.usable()
+    rule = HistoryRule(100, 300.0, 1_048_576)
+    names = [b"kept.%d" % number for number in range(40)]
+    joins = [asyncio.ensure_future(engine.link.join(name, rule)) for name in names]
+    end = engine.end
+    assert end is not None
+    asked: list[Record] = []
+    answered = 0
+
+    def hears() -> bool:
+        with suppress(BlockingIOError):
+            asked.extend(unpack(end.recv(1 << 16)))
+        return len(asked) > answered
+
+    while answered < len(names):
+        await wait_until(hears)
+        await turns()
+        hears()
+        assert len(asked) - answered <= 16
+        window = wire.encode(wire.Window("epoch", 0))
+        end.send(Record(REPLY, number=asked[answered].number, payload=window).pack())
+        answered += 1
+    assert [record.name for record in asked] == names
+    await asyncio.gather(*joins)
 
 
 @pytest.fixture
