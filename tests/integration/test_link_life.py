@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from broker.engine.link import LinkEngine
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import Broker, running, turns, wait_until
 from tests.integration.several import Cluster, several
-from tests.records import CALL, REPLY, Record, unpack
+from tests.records import ACK, CALL, PUBLISH, REPLY, Record, unpack
 
 
 class HandMade:
@@ -127,6 +128,34 @@ async def test_joins_of_many_channels_with_history_ask_for_no_more_at_once_than_
         answered += 1
     assert [record.name for record in asked] == names
     await asyncio.gather(*joins)
+
+
+async def test_commands_that_waited_for_credit_are_let_through_in_order_and_not_one_by_one(engine: HandMade) -> None:
+    """Beside raw publishers, who take the whole window again each time, one at a time would be next to nothing."""
+    engine.welcome(await engine.hello())
+    await engine.link.usable()
+    reactor, loop, end = engine.broker.reactor, asyncio.get_running_loop(), engine.end
+    assert end is not None
+    received = bytearray()
+    while reactor.link_has_credit:
+        reactor.link_publish(b"news", 1, b"x" * 60_000, b"", 0, True)
+    commanders = [await engine.broker.open_json() for _ in range(12)]
+    for number, commander in enumerate(commanders):
+        await commander.command(type="publish", channel="news", text=str(number), id=number)
+        await wait_until(lambda: len(engine.link._without_credit) > number)  # noqa: B023
+    under_way = reactor.link_under_way
+    size = len(Record(PUBLISH, 1, name=b"news", payload=b"x" * 60_000).pack())
+    while len(received) < under_way * size:
+        received += await loop.sock_recv(end, 1 << 20)
+    end.send(Record(ACK, number=under_way, value=under_way * size).pack())
+    await wait_until(lambda: reactor.link_under_way == len(commanders))
+    del received[: under_way * size]
+    records = 0
+    while records < len(commanders):
+        received += await loop.sock_recv(end, 1 << 20)
+        with suppress(AssertionError, struct.error):  # the last one is not whole yet
+            records = len(unpack(bytes(received)))
+    assert [record.payload for record in unpack(bytes(received))] == [b"%d" % number for number in range(12)]
 
 
 @pytest.fixture
