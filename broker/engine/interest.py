@@ -27,7 +27,7 @@ OnJoined = Callable[[bytes, HistoryRule | None, Joined, bool], None]
 class Interest:
     """One channel. Awaiting it waits for the answer of the engine, and raises EngineError if that was no."""
 
-    __slots__ = ("asked", "generation", "idle_since", "question", "rule")
+    __slots__ = ("asked", "generation", "idle_since", "once_more", "question", "rule")
 
     def __init__(self, rule: HistoryRule | None, now: float, generation: int) -> None:
         self.rule = rule
@@ -37,6 +37,8 @@ class Interest:
         self.question: asyncio.Task[None] | None = None
         # Of a question whose answer nobody has looked at: of which generation, and whether it was joined before.
         self.asked: tuple[int, bool] | None = None
+        # Something was found missing behind the answer, while the question had not yet ended.
+        self.once_more = False
 
     def __await__(self) -> Generator[Any, None, None]:
         if self.question is not None:
@@ -98,7 +100,11 @@ class Interests:
     def again(self, channel: bytes) -> None:
         """Something of a joined channel is missing here: the answer to another join holds it."""
         interest = self._interests.get(channel)
-        if interest is not None and interest.question is None:
+        if interest is None:
+            return
+        if interest.question is not None:
+            interest.once_more |= interest.asked is None  # otherwise the answer, which is to come, holds it
+        else:
             try:
                 self._ask(channel, interest)
             except EngineError:
@@ -124,15 +130,23 @@ class Interests:
                 joined = await answer
             self.answered(channel, joined)
         except BaseException as error:
-            if not known:  # what is known stays so, of an older generation: the next link asks again
-                del self._interests[channel]
-                self._on_gone(channel)
-            if isinstance(error, TimeoutError):
-                self._engine.leave(channel)  # it has been asked, and would keep on sending the channel for ever
-                raise EngineError("engine_unavailable") from None
-            raise
+            if interest.asked is not None or not isinstance(error, TimeoutError):  # else it came at the last moment
+                self._failed(channel, interest, known)
+                if isinstance(error, TimeoutError):
+                    self._engine.leave(channel)  # it has been asked, and would keep on sending the channel for ever
+                    raise EngineError("engine_unavailable") from None
+                raise
         finally:
             interest.question = interest.asked = None
+        if interest.once_more:
+            interest.once_more = False
+            self.again(channel)
+
+    def _failed(self, channel: bytes, interest: Interest, known: bool) -> None:
+        """What is known stays so, of an older generation: the next link asks again."""
+        if not known and interest.asked is not None:
+            del self._interests[channel]
+            self._on_gone(channel)
 
     def answered(self, channel: bytes, joined: Joined) -> None:
         """The answer to a question under way is here. What follows it on a link is delivered in the same turn, so an
@@ -140,14 +154,14 @@ class Interests:
         """
         interest = self._interests.get(channel)
         if interest is not None and interest.asked is not None:
-            (generation, known), interest.asked = interest.asked, None
-            self._joined(channel, interest, joined, generation, known)
+            self._joined(channel, interest, joined, *interest.asked)
+            interest.asked = None  # not before: if that fails, so has the question
 
     def _joined(self, channel: bytes, interest: Interest, joined: Joined, generation: int, known: bool) -> None:
+        self._on_joined(channel, interest.rule, joined, known)
         interest.generation = generation
         if not known:
             self._round.append(channel)
-        self._on_joined(channel, interest.rule, joined, known)
 
     def sweep(self) -> None:
         """Looks at some channels, and leaves those without subscribers for as long as they linger."""

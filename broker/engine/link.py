@@ -19,11 +19,17 @@ from collections.abc import Awaitable, Callable
 
 from broker.config.schema import Limits
 from broker.engine import wire
+from broker.engine.allowance import Allowance
 from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
 
+# What a kept publication adds to its payload on the way: its channel, its sender, and the numbers.
+ENTRY_BYTES = 256
+# Publishes that waited for credit and go at one ack, which may take a quarter of a window too much. One at a time would
+# be 2 MiB of raw messages for each of them.
+LET_THROUGH = 16
 CONNECT_FIRST_SECONDS = 0.02
 CONNECT_MOST_SECONDS = 1.0
 TICK_SECONDS = 0.25
@@ -50,7 +56,11 @@ class LinkEngine:
         self._address = address
         self._slot = slot
         self._silence_seconds = limits.link_silence_seconds
+        self._late_seconds = max(self._silence_seconds / 2, 2 * TICK_SECONDS)
         self._window_bytes = limits.link_window_bytes
+        # What joins under way may bring back, as far as their rules let it: the engine gives up a link that waits with
+        # four times link_output_bytes, and all that a crowd asks of an empty worker would be more than that.
+        self._windows_bytes = limits.link_output_bytes
         self._clock = clock
         self._native: Linked
         self._loop: asyncio.AbstractEventLoop
@@ -61,8 +71,12 @@ class LinkEngine:
         self._first = asyncio.Event()
         self._up = False
         self._links = 0
+        # When something last came over the link, how much that was by then, and when that was looked at.
         self._heard = 0.0
+        self._heard_of = 0
+        self._looked = 0.0
         self._token = 0
+        self._windows = Allowance(self._windows_bytes)
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
@@ -137,6 +151,8 @@ class LinkEngine:
             welcome = wire.decode_welcome(await self._ask(wire.Verb.HELLO, b"", hello, "engine_unavailable"))
         if welcome.version != wire.VERSION:
             raise ValueError(f"the engine speaks version {welcome.version} of the link, this worker {wire.VERSION}")
+        if not self._native.linked:  # it broke behind the answer, and nobody will say so again
+            raise EngineError("engine_unavailable")
         self.epoch = welcome.epoch
 
     def _close(self) -> None:
@@ -145,13 +161,21 @@ class LinkEngine:
             self._socket = None
 
     def _on_tick(self) -> None:
+        self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
+        self.check_silence()
+
+    def check_silence(self) -> None:
+        """Gives up a link that owes an answer and says nothing. Called regularly: a call that comes much too late tells
+        that we stood still ourselves, and what was said meanwhile has yet to be read.
+        """
+        now, heard_of = self._clock(), self._native.link_heard
         waits = self._calls or self._native.link_under_way
-        if not waits:
-            self._heard = self._clock()
-        elif self._native.linked and self._clock() - self._heard > self._silence_seconds:
+        if not waits or heard_of != self._heard_of or now - self._looked > self._late_seconds:
+            self._heard, self._heard_of = now, heard_of
+        elif self._native.linked and now - self._heard > self._silence_seconds:
             log.error("the engine has not answered for %.1f s: the link is given up", self._silence_seconds)
             self._native.detach_link()
-        self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
+        self._looked = now
 
     # Verbs.
 
@@ -194,13 +218,21 @@ class LinkEngine:
         return await self._send(publication)
 
     async def _publish_kept(self, publication: Publication) -> Receipt:
-        return wire.decode_receipt(
-            await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
-        )
+        self._native.link_count(False)
+        answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
+        self._native.link_count(True)
+        return wire.decode_receipt(answer)
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
-        join = wire.Join(history) if history is None else wire.Join(history, *self._sink.kept(channel))
-        return joined_of(await self._ask(wire.Verb.JOIN, channel, join, "engine_unavailable"))
+        if history is None:
+            return joined_of(await self._ask(wire.Verb.JOIN, channel, wire.Join(history), "engine_unavailable"))
+        size = min(history.size + ENTRY_BYTES * history.count, self._windows_bytes)
+        await self._windows.take(size)
+        try:
+            join = wire.Join(history, *self._sink.kept(channel))
+            return joined_of(await self._ask(wire.Verb.JOIN, channel, join, "engine_unavailable"))
+        finally:
+            self._windows.give_back(size)
 
     def leave(self, channel: bytes) -> None:
         self._native.link_call(wire.Verb.LEAVE, 0, channel, b"")
@@ -241,17 +273,17 @@ class LinkEngine:
         )
 
     def on_acked(self, count: int) -> None:
-        self._heard = self._clock()
         unacked = self._unacked
         while unacked and unacked[0][0] <= count:
             _, receipt = unacked.popleft()
             if not receipt.done():
                 receipt.set_result(_RECEIPT)
-        while self._without_credit and self._native.link_has_credit:
+        let_through = 0
+        while self._without_credit and self._native.link_has_credit and let_through < LET_THROUGH:
             turn = self._without_credit.popleft()
             if not turn.done():
                 turn.set_result(None)
-                break  # it publishes first; the next ack lets the next one through
+                let_through += 1  # they publish in this order; the next ack lets the next ones through
         if not unacked and not self._without_credit:
             self._native.link_wait(False)
 
@@ -278,7 +310,6 @@ class LinkEngine:
         self._native.link_reply(token, answer, failed)
 
     def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
-        self._heard = self._clock()
         call = self._calls.get(token)
         if call is None or call[0].done():
             return  # whoever asked is gone
@@ -307,6 +338,7 @@ class LinkEngine:
         self._broken.set()
         if was_up:
             log.error("the link to the engine broke; publishes are refused until it is back")
+        if unknown:  # also of a link that never came up: raw messages went onto it while it was greeted
             self._sink.outcome_unknown(unknown)
 
 

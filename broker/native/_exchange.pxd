@@ -40,6 +40,7 @@ cdef class Exchange:
     cdef object turn_method
     cdef bint scheduled
     cdef bint in_turn
+    cdef bint left              # something came up after this turn had written: there has to be another
     cdef readonly uint64_t sequenced
     cdef readonly uint64_t lost_count
     cdef uint32_t next_port

@@ -80,7 +80,9 @@ cdef class Exchange:
         return self.poller
 
     cdef void _schedule(self):
-        if not self.in_turn and not self.scheduled:
+        if self.in_turn:
+            self.left = True
+        elif not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn_method)
 
@@ -95,6 +97,8 @@ cdef class Exchange:
         except BaseException as error:      # cannot come from a link: those are caught one by one
             self.handler.on_error(error)
         self.in_turn = False
+        if self.left:
+            self._schedule()
 
     cdef void _turn(self):
         cdef Event events[PORT_EVENTS]
@@ -111,6 +115,7 @@ cdef class Exchange:
             if events[i].events & (POLL_IN | POLL_GONE) and not port.dead:
                 self._read(port)
         self.next_port += 1
+        self.left = False
         self._flush()
         self._bury()
 
@@ -269,6 +274,8 @@ cdef class Exchange:
     def destroy(self):
         """Ends every link. Nothing may be called afterwards."""
         cdef uint32_t i
+        if self.in_turn:
+            raise RuntimeError("destroy inside a turn")     # whoever called back is still reading its link
         for i in range(MOST_PORTS):
             if self.ports[i] != NULL:
                 self._drop(self.ports[i])

@@ -85,6 +85,7 @@ cdef class Hub:
     cdef Verdict _admit(self, Outbox *box, Subscription *subscription, size_t size) noexcept nogil
     cdef void _give_up(self, Outbox *box) noexcept nogil
     cdef void _offer(self, Entry *entry, Frame *frame, Lane lane) noexcept nogil
+    cdef void count_published(self) noexcept nogil
     cdef int64_t publish_except(self, bytes name, uint8_t kind, bytes payload, bytes extra, Outbox *except_box, uint64_t offset, uint64_t time_ms) except -1
     cdef int64_t deliver(self, Message *message, Outbox *except_box) noexcept nogil
     cdef int64_t _tell(self, Channel *channel, Frame *frame) noexcept nogil

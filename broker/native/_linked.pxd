@@ -21,6 +21,7 @@ cdef class Linked(Intake):
     cdef uint64_t link_sent_bytes
     cdef uint64_t link_acked
     cdef uint64_t link_acked_bytes
+    cdef uint64_t heard             # reads that brought something, and records taken: whether the engine lives
     cdef object link_handler        # see LinkHandler in the .pyi
 
     cdef uint64_t put_publish(self, const Message *message, uint64_t conn, bint echo) noexcept nogil

@@ -53,14 +53,17 @@ cdef class Linked(Intake):
         if got < 0:
             self.lose_link()
             return
+        self.heard += 1
         self.take_link()
 
     cdef void take_link(self):
         """Takes whole records until none is left or the turn is over."""
         cdef Record *record
         cdef bint broken = False
+        cdef uint64_t offers
         self.link_left = False
         while self.attached:
+            offers = self.offers
             record = pipe_next(&self.pipe, MOST_RECORD_BYTES, &broken)
             if record == NULL:
                 break
@@ -71,10 +74,10 @@ cdef class Linked(Intake):
                 broken = True
             if broken:
                 break
-            self.work += 1
+            self.heard += 1
+            self.work += 1 + (self.offers - offers) // 64
             if self.turn_is_over():
-                self.link_left = True
-                self.schedule()
+                self.link_left = self.attached      # the end of the turn asks for the next
                 break
         if broken and self.attached:
             self.lose_link()
@@ -123,7 +126,6 @@ cdef class Linked(Intake):
                 except_box = &publisher.box
         offers = self.hub.deliver(&message, except_box)
         self.offers += <uint64_t>offers
-        self.work += <uint64_t>offers // 64
 
     cdef void _acked(self, const Record *record):
         cdef uint32_t i
@@ -291,6 +293,10 @@ cdef class Linked(Intake):
         """Answers what on_call asked."""
         return self._put(RECORD_REPLY, 0, FLAG_ERROR if failed else 0, token, b"", payload)
 
+    def link_count(self, bint sequenced):
+        """A publish that goes as a call: accepted here, or, later, sequenced."""
+        self.all.counters[N_SEQUENCED if sequenced else N_PUBLISHED] += 1
+
     def link_wait(self, bint waiting):
         """Whether on_acked is wanted."""
         self.someone_waits = waiting
@@ -303,6 +309,11 @@ cdef class Linked(Intake):
     def link_has_credit(self):
         """Whether another publish may be sent now."""
         return self.attached and not self.publish_blocked
+
+    @property
+    def link_heard(self):
+        """Grows with whatever comes from the engine."""
+        return self.heard
 
     @property
     def link_under_way(self):

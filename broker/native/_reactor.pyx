@@ -86,7 +86,7 @@ cdef class Reactor(Replaying):
         except BaseException as error:      # cannot come from a connection: those are caught one by one
             self._report(error)
         self.in_turn = False
-        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or self.hungry != NULL or not self.lanes_empty() or self.link_waits():
+        if self.pending != NULL or self.doomed != NULL or self.graves != NULL or self.hungry != NULL or not self.lanes_empty() or self.link_left or self.link_waits():
             self.schedule()
 
     cdef void _turn(self):
@@ -100,6 +100,8 @@ cdef class Reactor(Replaying):
         self.tick = <uint32_t>((self.turn_started - self.started_ns) // 50000000) + 1
         if self.link_left:
             self.take_link()
+            self.turn_started = self.now_ns()   # likewise: fan-outs that never end must not starve input that waits
+            self.turn_over = False
         self.run_pending()
         self.turn_started = self.now_ns()       # the sockets get as long as what waited had, or they would starve behind it
         self.turn_over = False

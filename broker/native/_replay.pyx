@@ -109,7 +109,10 @@ cdef class Replaying(Verbs):
                      uint64_t offset, uint64_t time_ms):
         """As `publish`, of a message that has its place in the history."""
         cdef Connection *connection = self.find(conn)
-        cdef int64_t offers = self.hub.publish_except(
+        cdef int64_t offers
+        if not self.remote:
+            self.hub.count_published()
+        offers = self.hub.publish_except(
             name, kind, payload, extra, NULL if echo or connection == NULL else &connection.box, offset, time_ms
         )
         self.offers += <uint64_t>offers

@@ -291,7 +291,9 @@ cdef class Verbs(Linked):
     def publish(self, uint64_t conn, bytes name not None, uint8_t kind, bytes payload not None, bytes extra not None, bint echo):
         """Delivers what a connection published; without `echo` to everyone else. Returns the deliveries caused here."""
         cdef Connection *connection = self.find(conn)
-        cdef int64_t offers = self.hub.publish_except(name, kind, payload, extra, NULL if echo or connection == NULL else &connection.box, 0, 0)
+        cdef int64_t offers
+        self.hub.count_published()
+        offers = self.hub.publish_except(name, kind, payload, extra, NULL if echo or connection == NULL else &connection.box, 0, 0)
         self.offers += <uint64_t>offers
         self.schedule()
         return offers

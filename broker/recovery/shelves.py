@@ -18,7 +18,7 @@ MOST_EARLY = 4096
 
 class Shelves(dict[bytes, Shelf]):
     """`fan_out` gives a publication to the live subscribers. `lost` tells them that some are missing right here; None =
-    nobody knows how many. `ask` joins a channel again, because something is missing.
+    nobody knows how many. `ask` joins a channel again, because something is missing; one question at a time is enough.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Shelves(dict[bytes, Shelf]):
                 ring.trim(shelf.rule, publication.time_ms)
                 return self._append(ring, publication)
             early = self._early[name] = []
-            self._ask(name)
+        self._ask(name)  # each time: a question that failed is not the last
         early.append(publication)
         if len(early) > MOST_EARLY:
             del early[0]

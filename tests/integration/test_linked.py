@@ -1,6 +1,7 @@
 """The worker's end of a link, turn by turn, with the test as the engine: order, credit, budgets, every kind of end."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -201,6 +202,64 @@ def test_a_fan_out_larger_than_a_turn_is_finished_in_the_next_ones_in_order() ->
         world.turn_until(lambda: all(len(reader.read()) == 6 * 1000 for reader in readers))
         for reader in readers:
             assert [payload for _, payload in reader.frames()] == [b"%04d" % number for number in range(1000)]
+
+
+def test_records_that_a_turn_had_no_time_for_do_not_wait_for_the_next_event() -> None:
+    with linked() as (world, link):
+        link.attach()
+        tokens: list[int] = []
+
+        def slow(verb: int, token: int, name: bytes, payload: bytes) -> None:
+            until = time.perf_counter() + 0.0002
+            while time.perf_counter() < until:
+                pass
+            tokens.append(token)
+
+        link.on_call = slow  # type: ignore[method-assign]
+        link.engine.send(b"".join(Record(CALL, 1, number=number).pack() for number in range(300)))
+        world.turns(1)
+        assert 0 < len(tokens) < 300
+        while world.turns_asked:
+            world.turns_asked.clear()
+            world.turns(1)
+        assert tokens == list(range(300))
+
+
+def test_input_that_waits_has_its_share_of_a_turn_beside_fan_outs_that_never_end() -> None:
+    with linked() as (world, link):
+        world.reactor.expect_link(link, 1 << 20)
+        link.attach()
+        world.subscribers(800, b"c")
+        (publisher,) = world.publishers(1, b"other")
+        flood = b"".join(message(b"c", b"x").pack() for _ in range(3000))
+        link.engine.send(flood)
+        world.turns(1)
+        publisher.send(frame(TEXT, b"y") * 2500)  # three passes: from the second on it waits in our memory
+        for _ in range(8):
+            world.turns(1)
+        assert world.counter("n_published") == 2500
+        assert world.turns_asked, "the fan-outs are not over"
+
+
+def test_many_deliveries_of_channels_with_history_end_a_turn_like_those_of_live_ones() -> None:
+    with linked() as (world, link):
+        link.attach()
+        world.subscribers(800, b"h")
+        taken: list[int] = []
+
+        def sequenced(
+            name: bytes, kind: int, payload: bytes, extra: bytes, conn: int, echo: bool, offset: int, time_ms: int
+        ) -> None:
+            for _ in range(10):  # as when the answer to a join has filled a hole
+                world.reactor.publish_kept(0, name, kind, payload, b"", True, len(taken) + 1, 1)
+            taken.append(0)
+
+        link.on_sequenced = sequenced  # type: ignore[method-assign]
+        record = Record(MESSAGE, 1, OFFSET, number=1, name=b"h", payload=b"x")
+        link.engine.send(record.pack() * 200)
+        world.turns(1)
+        assert 0 < len(taken) < 64, "the clock is looked at after as much work as elsewhere"
+        world.turn_until(lambda: len(taken) == 200)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,21 @@ async def test_the_ledger_of_each_worker_says_what_it_published_and_what_was_seq
     assert (one.counter("n_offered"), two.counter("n_offered")) == (0, 15)
 
 
+async def test_a_message_with_history_is_counted_once_where_it_was_published() -> None:
+    async with several(2, channels={"kept": {"history_count": 10}}) as cluster:
+        one, two = cluster.workers
+        readers = [await one.open("kept|recv"), await two.open("kept|recv")]
+        publisher = await one.open_json()
+        for number in range(5):
+            await publisher.command(type="publish", channel="kept", text="y", id=number)
+            await publisher.event()
+        for reader in readers:
+            for _ in range(5):
+                await reader.text()
+        assert (one.counter("n_published"), two.counter("n_published")) == (5, 0)
+        assert (one.counter("n_sequenced"), two.counter("n_sequenced")) == (5, 0)
+
+
 # What is lost, and who is told.
 
 

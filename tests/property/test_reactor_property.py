@@ -1,10 +1,13 @@
 """A whole reactor under peers and callbacks that do anything at any moment, in any order.
 
 Peers send whole, cut and forbidden frames, half-close, reset, stop reading; callbacks call verbs on their own and on
-other connections, or raise. Invariant: however it went, every delivery is accounted for, every session ends once, and
-when all have left no connection, frame, queue slot or byte of memory is left of them.
+other connections, or raise. With its engine elsewhere, that says anything at any moment, is cut and comes back, and
+callbacks of its link do what those of connections do. Invariant: however it went, every delivery is accounted for,
+every session and every link ends once, and when all have left no connection, frame, queue slot or byte of memory is
+left of them.
 """
 
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +23,7 @@ from broker.native._request import Request
 from broker.recovery.replays import Replays, Shelf
 from tests.client_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from tests.integration.turning import ANY_PAYLOAD, BAD_REQUEST, REQUEST, TEXT_KIND, TOO_SLOW, Peer, Turning, accept
+from tests.records import ACK, CALL, ERROR, HEAD, MESSAGE, MISSED, NO_ECHO, OFFSET, PUBLISH, REPLY, Record, unpack
 
 BYE = (1001).to_bytes(2) + b"bye"
 GOING_AWAY = CAUSE_OF["going_away"]
@@ -53,6 +57,11 @@ verbs = st.sampled_from(
         "exit",
         "turn",
         "stop",
+        "attach",
+        "detach",
+        "link_publish",
+        "link_call",
+        "link_wait",
         "nothing",
     ]
 )
@@ -73,6 +82,9 @@ odd = st.builds(
     st.sampled_from([True, True, True, False]),
 )
 frames = st.integers(0, 9).flatmap(lambda n: odd if n == 9 else large if n == 8 else good)
+says = st.sampled_from(["message", "message", "kept", "ack", "ack", "missed", "call", "reply", "odd"])
+# What an engine says: what, the channel, a size, a flag.
+sayings = st.lists(st.tuples(says, names, sizes, st.booleans()), min_size=1, max_size=6)
 ends = st.sampled_from([Peer.half_close, Peer.reset, Peer.close])
 
 
@@ -84,9 +96,10 @@ class Anything(RuleBasedStateMachine):
         places=st.sampled_from([3, 1000]),
         messages=st.sampled_from([1, 3, 1024]),
         offers=st.sampled_from([1, 5, 1 << 16]),
+        window=st.sampled_from([0, 200, 5000, 1 << 20]),
     )
     def begin(
-        self, queue_bytes: int, queue_messages: int, memory: int, places: int, messages: int, offers: int
+        self, queue_bytes: int, queue_messages: int, memory: int, places: int, messages: int, offers: int, window: int
     ) -> None:
         self.world = Turning(
             **LIMITS,
@@ -114,18 +127,29 @@ class Anything(RuleBasedStateMachine):
         self.world.when_message = self.message
         self.world.when_too_slow = self.too_slow
         self.world.when_ended = self.ended
+        self.link = AnyLink(self, window) if window else None
+        if self.link is not None:
+            self.link.attach()
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
         try:
             self.plans.clear()
+            if self.link is not None:
+                self.world.reactor.detach_link()
             self.world.end_everybody()
             self.run_replays()
             self.world.check()
             assert self.replays.count == 0
+            if self.link is not None:
+                assert self.link.downs == self.link.attached, "each link ends once"
+                self.link.attach()
+                self.world.reactor.link_call(1, 1, b"c", b"never written")
         finally:
             self.world.destroy()
+            if self.link is not None:
+                self.link.close()
         assert self.world.counter("g_frames") == 0
         assert self.world.hub.memory == 0
 
@@ -177,6 +201,11 @@ class Anything(RuleBasedStateMachine):
             "turn": lambda: reactor.turn(),
             "stop": lambda: reactor.close_all(BYE, GOING_AWAY, BAD_REQUEST) if size == 1 else None,
             "nothing": lambda: None,
+            "attach": lambda: self.link.attach() if self.link else None,
+            "detach": lambda: reactor.detach_link(),
+            "link_publish": lambda: reactor.link_publish(NAMES[name], TEXT_KIND, b"l" * size, b"", conn, flag),
+            "link_call": lambda: reactor.link_call(1, size, NAMES[name], b"c" * size),
+            "link_wait": lambda: reactor.link_wait(flag),
         }
         if name == KEPT:
             actions["join"] = lambda: self.join_kept(conn, size // 100)
@@ -301,6 +330,149 @@ class Anything(RuleBasedStateMachine):
         verb, which, name, size, flag = plan
         if verb not in ("raise", "exit"):
             self.verb(verb, self.world.requests[-1 - which % len(self.world.requests)], name, size, flag)
+
+    # The engine's side of the link.
+
+    @precondition(lambda self: self.link)
+    @rule()
+    def attach(self) -> None:
+        assert self.link is not None
+        self.link.attach()
+
+    @precondition(lambda self: self.link)
+    @rule(count=st.sampled_from([1, 5, 40]), size=st.sampled_from([1, 100, 3000]), acked=st.booleans())
+    def publish_raw(self, count: int, size: int, acked: bool) -> None:
+        """Everybody who may publish by himself does, so that credit comes to an end."""
+        assert self.link is not None
+        self.link.attach()
+        self.world.connect(REQUEST)
+        self.world.turns(2)
+        for peer in self.world.peers:
+            with suppress(OSError):
+                peer.sock.send(frame(TEXT, b"r" * size) * count)
+        self.world.turns(1)
+        self.link.read(1 << 20)
+        if acked:
+            self.link.say(self.link.record("ack", 0, 1, False), 0)
+            self.world.turns(1)
+
+    @precondition(lambda self: self.link)
+    @rule(said=sayings, cut=st.sampled_from([0, 0, 0, 1, 50]))
+    def engine_says(self, said: list[tuple[str, int, int, bool]], cut: int) -> None:
+        assert self.link is not None
+        self.link.say(b"".join(self.link.record(*each) for each in said), cut)
+        self.world.turns(1)
+
+    @precondition(lambda self: self.link)
+    @rule(size=st.sampled_from([100, 1 << 20]))
+    def engine_reads(self, size: int) -> None:
+        assert self.link is not None
+        self.link.read(size)
+
+    @precondition(lambda self: self.link)
+    @rule(read=st.booleans())
+    def engine_goes(self, read: bool) -> None:
+        """Read or not: unread bytes make a reset of it."""
+        assert self.link is not None
+        if read:
+            self.link.read(1 << 20)
+        self.link.end.close()
+
+
+class AnyLink:
+    """The handler of the link, and what stands in for the engine."""
+
+    def __init__(self, machine: Anything, window: int) -> None:
+        self.machine = machine
+        self.reactor = machine.world.reactor
+        self.ours, self.end = socket.socketpair()
+        self.close()
+        self.attached = self.downs = self.taken = self.taken_bytes = 0
+        self.reactor.expect_link(self, window)
+
+    def attach(self) -> None:
+        if self.reactor.linked:
+            return
+        self.close()
+        self.ours, self.end = socket.socketpair()
+        for each in (self.ours, self.end):
+            each.setblocking(False)
+        self.end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.rest, self.got = b"", b""
+        self.taken = self.taken_bytes = 0
+        self.reactor.attach_link(self.ours.fileno())
+        self.attached += 1
+
+    def close(self) -> None:
+        self.ours.close()
+        self.end.close()
+
+    def record(self, what: str, name: int, size: int, flag: bool) -> bytes:
+        channel, payload = NAMES[name], b"e" * size
+        echo = 0 if flag else NO_ECHO
+        if what == "odd":
+            return (Record(ACK, number=1 << 40), Record(77), Record(PUBLISH, name=channel))[size % 3].pack()
+        return {
+            "message": Record(MESSAGE, TEXT_KIND, echo, self.conn(size), 0, size, channel, b',"x":1', payload),
+            "kept": Record(MESSAGE, TEXT_KIND, echo | OFFSET, self.conn(size), 1, 1, NAMES[KEPT], b"", payload),
+            "ack": Record(ACK, number=self.taken, value=self.taken_bytes),
+            "missed": Record(MISSED, 0, OFFSET if flag else 0, number=size, name=channel),
+            "call": Record(CALL, 1, number=size, name=channel, payload=payload),
+            "reply": Record(REPLY, 0, ERROR if flag else 0, number=size, payload=payload),
+        }[what].pack()
+
+    def conn(self, size: int) -> int:
+        known = self.machine.world.requests
+        return known[size % len(known)] if known else 0
+
+    def say(self, data: bytes, cut: int) -> None:
+        if not self.reactor.linked or self.end.fileno() < 0:
+            return
+        self.rest += data
+        with suppress(OSError):  # its socket is full, or it has been closed on our side
+            self.rest = self.rest[self.end.send(self.rest[: max(1, len(self.rest) - cut)]) :]
+
+    def read(self, size: int) -> None:
+        """Counts the publishes of which the next ack tells."""
+        if not self.reactor.linked or self.end.fileno() < 0:
+            return
+        with suppress(OSError):
+            self.got += self.end.recv(size)
+        while len(self.got) >= HEAD.size and len(self.got) >= (size := HEAD.unpack_from(self.got)[0]):
+            (record,) = unpack(self.got[:size])
+            assert record.type in (PUBLISH, CALL, REPLY)
+            if record.type == PUBLISH:
+                self.taken += 1
+                self.taken_bytes += size
+            self.got = self.got[size:]
+
+    # What the reactor calls.
+
+    def on_sequenced(
+        self, name: bytes, kind: int, payload: bytes, extra: bytes, conn: int, echo: bool, offset: int, time_ms: int
+    ) -> None:
+        self.machine.publish_kept(conn, len(payload), echo)
+        self.machine.act(conn)
+
+    def on_acked(self, count: int) -> None:
+        self.machine.act(self.conn(count))
+
+    def on_missed(self, name: bytes, number: int, with_offset: bool) -> None:
+        self.reactor.missed(name, None if with_offset else number)
+        self.machine.act(self.conn(number))
+
+    def on_call(self, verb: int, token: int, name: bytes, payload: bytes) -> None:
+        self.reactor.link_reply(token, payload[:100], False)
+        self.machine.act(self.conn(token))
+
+    def on_reply(self, token: int, payload: bytes, failed: bool) -> None:
+        self.machine.act(self.conn(token))
+
+    def on_down(self, unknown: list[int]) -> None:
+        self.downs += 1
+        for conn in unknown:
+            self.reactor.close(conn, BYE, GOING_AWAY)
+        self.machine.act(self.conn(self.downs))
 
 
 TestAnything = Anything.TestCase

@@ -171,6 +171,32 @@ async def test_a_failed_join_that_nobody_waits_for_any_more_is_no_lost_exception
     await settle(lambda: b"news" not in stage.interests)
 
 
+async def test_what_is_missing_behind_an_answer_is_asked_for_though_its_question_has_not_ended_yet() -> None:
+    stage = Stage(FakeEngine())
+    waiting = asyncio.create_task(waiter(stage.interests.join(b"news", RULE)))
+    await asyncio.sleep(0)
+    stage.interests.again(b"news")
+    stage.interests.answered(b"news", Joined("e", 7))  # a link tells it in the turn of the answer
+    stage.interests.again(b"news")  # and later in that turn, that messages were lost
+    stage.engine.answer(Joined("e", 7))
+    assert await waiting == "joined"
+    await settle(lambda: len(stage.engine.joins) == 2)
+    stage.engine.answer(Joined("e", 9))
+    await settle(lambda: [head for _, _, head, _ in stage.heard] == [7, 9])
+    assert len(stage.engine.joins) == 2, "what was missing before the first answer, that has held"
+
+
+async def test_an_answer_at_the_last_moment_is_an_answer() -> None:
+    stage = Stage(FakeEngine())
+    waiting = asyncio.create_task(waiter(stage.interests.join(b"news", RULE)))
+    await asyncio.sleep(0)
+    stage.interests.answered(b"news", Joined("e", 7))
+    stage.engine.asked.pop(0)[1].set_exception(TimeoutError())
+    assert await waiting == "joined"
+    stage.pass_time(2 * LINGER_SECONDS + 1)
+    assert stage.engine.left == [b"news"], "it has its place in the round, once"
+
+
 async def test_an_engine_that_refuses_at_once_leaves_nothing_behind() -> None:
     stage = Stage(FakeEngine())
     stage.engine.refuses = True

@@ -311,6 +311,31 @@ def test_links_can_be_ended_from_this_side_also_from_within_a_call(exchanging: E
         exchanging.exchange.detach(port)
 
 
+def test_an_exchange_cannot_be_destroyed_by_those_it_calls(exchanging: Exchanging) -> None:
+    port, worker = exchanging.link()
+    exchanging.handler.says = lambda port, verb: exchanging.exchange.destroy()
+    worker.send(Record(CALL, 1).pack() * 3)
+    exchanging.turn()
+    assert [str(error) for error in exchanging.handler.errors] == ["destroy inside a turn"]
+    assert exchanging.handler.closed == [port], "as any call that fails"
+
+
+def test_what_the_end_of_a_link_makes_others_be_told_does_not_wait_for_the_next_event(exchanging: Exchanging) -> None:
+    (leaving, one), (staying, two), (detached, _) = (exchanging.link() for _ in range(3))
+
+    def closed(port: int) -> None:
+        exchanging.handler.closed.append(port)
+        if port == leaving:
+            exchanging.exchange.tell(staying, 3, b"c", b"left")
+            exchanging.exchange.detach(detached)
+
+    exchanging.handler.on_closed = closed  # type: ignore[method-assign]
+    one.close()
+    exchanging.turn()
+    assert received(two) == [Record(CALL, 3, name=b"c", payload=b"left")]
+    assert exchanging.handler.closed == [leaving, detached]
+
+
 def test_more_links_than_there_are_places_are_refused(exchanging: Exchanging) -> None:
     for _ in range(256):
         exchanging.link()

@@ -81,7 +81,7 @@ def test_what_comes_twice_is_given_once(stage: Stage) -> None:
 def test_a_hole_holds_up_what_follows_until_the_engine_has_filled_it(stage: Stage) -> None:
     stage.join(joined(10, 3))
     stage.deliver(11, 14, 15)
-    assert (stage.given, stage.asked) == ([11], 1)
+    assert (stage.given, stage.asked) == ([11], 2), "with each, as the last question may have failed"
     stage.join(joined(15, 10))
     assert stage.given == [11, 12, 13, 14, 15]
     stage.deliver(16)
