@@ -28,7 +28,8 @@ from tests.process.systemd import messages_so_far, next_message, notifications
 
 
 def test_clients_in_the_middle_of_their_handshake_are_told_that_the_broker_ends(tmp_path: Path) -> None:
-    limits = ["close_seconds = 20.0", "[drain]", "window_seconds = 1.0"]
+    patient = ["handshake_seconds = 60.0", "interest_linger_seconds = 60.0", "close_seconds = 20.0"]
+    limits = [*patient, "[drain]", "window_seconds = 1.0"]
     with serving("--workers", "2", *configuration(tmp_path, limits=limits)) as broker:
         begun = [broker.connect() for _ in range(40)]
         head = request(offer="news")

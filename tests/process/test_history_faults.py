@@ -190,7 +190,8 @@ def test_i2_a_worker_that_dies_while_it_sends_its_clients_away_costs_no_message_
 
 
 def test_i2_i5_three_hundred_come_back_at_once_after_a_worker_died_and_have_missed_nothing(tmp_path: Path) -> None:
-    with serving("--workers", "2", *configuration(tmp_path, limits=KEEP_ALL)) as broker:
+    patient = ["handshake_seconds = 60.0", "interest_linger_seconds = 60.0"]
+    with serving("--workers", "2", *configuration(tmp_path, limits=[*patient, *KEEP_ALL])) as broker:
         clients = [JsonClient(broker, "news") for _ in range(300)]
         start = clients[0].hello["channels"][0]["position"]
         publisher = FaithfulPublisher(broker, "news", "p", 0.002)

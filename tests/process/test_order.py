@@ -6,6 +6,7 @@ I1 order, I4 back to the baseline, I6 ledgers, I7 nothing raised, I8 reasons. By
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,10 @@ def test_i4_after_a_churn_of_connections_and_channels_everything_is_back_where_i
                 client.ask(type="unsubscribe", channel=f"live.{number}")
             if number % 3 == 1:
                 client.sock.sendall(b"\xff\xff")  # no frame: it is closed
-                with pytest.raises(EOFError):
-                    client.event()
+                with suppress(EOFError):
+                    while client.event()["type"] == "join":  # its own, if the machine is slow
+                        pass
+                    raise AssertionError("it goes on")
             client.close()
         page.check_all()
         assert sum(row["n_accepted"] for row in page.all()) == 301
