@@ -24,8 +24,8 @@ from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
 
-# Publishes of one worker that may be under way, in bytes. 64 of the largest messages of the default configuration;
-# at 1 GB/s of a Unix socket it is 4 ms of work.
+# Publishes of one worker that may be under way, in bytes; live ones and those with history each. 64 of the largest
+# messages of the default configuration; at 1 GB/s of a Unix socket it is 4 ms of work.
 WINDOW_BYTES = 4 * 1024 * 1024
 # What joins under way may bring back, as far as their rules let it: a quarter of what may wait for one worker before
 # the engine gives up its link. All that a crowd asks of an empty worker would be more than that.
@@ -78,6 +78,8 @@ class LinkEngine:
         self._looked = 0.0
         self._token = 0
         self._windows = Allowance(WINDOWS_BYTES)
+        # The credit of publishes that go as calls.
+        self._kept = Allowance(WINDOW_BYTES)
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
@@ -215,10 +217,15 @@ class LinkEngine:
         return await self._send(publication)
 
     async def _publish_kept(self, publication: Publication) -> Receipt:
-        self._native.link_count(False)
-        answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
-        self._native.link_count(True)
-        return wire.decode_receipt(answer)
+        size = min(len(publication.payload) + len(publication.extra) + ENTRY_BYTES, WINDOW_BYTES)
+        await self._kept.take(size)
+        try:
+            self._native.link_count(False)
+            answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
+            self._native.link_count(True)
+            return wire.decode_receipt(answer)
+        finally:
+            self._kept.give_back(size)
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         if history is None:
