@@ -77,6 +77,8 @@ class LinkEngine:
         self._looked = 0.0
         self._token = 0
         self._windows = Allowance(self._windows_bytes)
+        # The credit of publishes that go as calls: as much again.
+        self._kept = Allowance(self._window_bytes)
         self._calls: dict[int, tuple[asyncio.Future[bytes], wire.Verb, bytes, str]] = {}
         self._unacked: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
         self._without_credit: deque[asyncio.Future[None]] = deque()
@@ -218,10 +220,15 @@ class LinkEngine:
         return await self._send(publication)
 
     async def _publish_kept(self, publication: Publication) -> Receipt:
-        self._native.link_count(False)
-        answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
-        self._native.link_count(True)
-        return wire.decode_receipt(answer)
+        size = min(len(publication.payload) + len(publication.extra) + ENTRY_BYTES, self._window_bytes)
+        await self._kept.take(size)
+        try:
+            self._native.link_count(False)
+            answer = await self._ask(wire.Verb.PUBLISH, publication.channel, publication, "outcome_unknown")
+            self._native.link_count(True)
+            return wire.decode_receipt(answer)
+        finally:
+            self._kept.give_back(size)
 
     async def join(self, channel: bytes, history: HistoryRule | None) -> Joined:
         if history is None:

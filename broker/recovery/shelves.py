@@ -8,12 +8,21 @@ goes to the live subscribers, in order.
 
 from collections.abc import Callable
 
+import msgspec
+
 from broker.engine.base import HistoryRule, Joined, Publication
 from broker.engine.ring import Ring
 from broker.recovery.replays import Shelf
 
-# Publications of one channel that wait for a join to be answered; beyond it the oldest go, and the join tells of them.
+# Publications of one channel that wait for a join to be answered, and their bytes; beyond it the oldest go, and the
+# join tells of them. 64 of the largest messages of the default configuration.
 MOST_EARLY = 4096
+MOST_EARLY_BYTES = 4 * 1024 * 1024
+
+
+class Early(msgspec.Struct, gc=False):
+    publications: list[Publication] = []
+    size: int = 0
 
 
 class Shelves(dict[bytes, Shelf]):
@@ -32,11 +41,11 @@ class Shelves(dict[bytes, Shelf]):
         self._lost = lost
         self._ask = ask
         # What came before the answer of a join, by channel; a channel in here is not up to date.
-        self._early: dict[bytes, list[Publication]] = {}
+        self._early: dict[bytes, Early] = {}
 
     def joined(self, name: bytes, rule: HistoryRule, joined: Joined) -> None:
         """A join was answered, the first or a later one."""
-        early = self._early.pop(name, [])
+        early = self._early.pop(name, None)
         shelf = self.get(name)
         if joined.ring is not None:
             self[name] = Shelf(joined.ring, rule)
@@ -57,12 +66,12 @@ class Shelves(dict[bytes, Shelf]):
                 ring.renew(joined.epoch, start)
             for publication in joined.window:
                 self._append(ring, publication)
-        for publication in early:
+        for publication in () if early is None else early.publications:
             self._append(ring, publication)
 
     def expect(self, name: bytes) -> None:
         """A join is under way: what is delivered until it is answered comes after its answer."""
-        self._early.setdefault(name, [])
+        self._early.setdefault(name, Early())
 
     def left(self, name: bytes) -> None:
         self.pop(name, None)
@@ -80,11 +89,12 @@ class Shelves(dict[bytes, Shelf]):
             if publication.epoch == ring.epoch and publication.offset <= ring.head + 1:
                 ring.trim(shelf.rule, publication.time_ms)
                 return self._append(ring, publication)
-            early = self._early[name] = []
+            early = self._early[name] = Early()
         self._ask(name)  # each time: a question that failed is not the last
-        early.append(publication)
-        if len(early) > MOST_EARLY:
-            del early[0]
+        early.publications.append(publication)
+        early.size += len(publication.payload)
+        while len(early.publications) > MOST_EARLY or (early.size > MOST_EARLY_BYTES and len(early.publications) > 1):
+            early.size -= len(early.publications.pop(0).payload)
         return 0
 
     def _append(self, ring: Ring, publication: Publication) -> int:

@@ -11,12 +11,12 @@ import pytest
 
 from broker.config.schema import Limits
 from broker.engine import wire
-from broker.engine.base import HistoryRule, Sink
+from broker.engine.base import HistoryRule, Publication, Receipt, Sink
 from broker.engine.link import LinkEngine
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import Broker, running, turns, wait_until
 from tests.integration.several import Cluster, several
-from tests.records import ACK, CALL, PUBLISH, REPLY, Record, unpack
+from tests.records import ACK, CALL, HEAD, PUBLISH, REPLY, Record, unpack
 
 
 class HandMade:
@@ -157,6 +157,33 @@ async def test_commands_that_waited_for_credit_are_let_through_in_order_and_not_
         with suppress(AssertionError, struct.error):  # the last one is not whole yet
             records = len(unpack(bytes(received)))
     assert [record.payload for record in unpack(bytes(received))] == [b"%d" % number for number in range(12)]
+
+
+async def test_publishes_with_history_wait_for_credit_as_live_ones_do(engine: HandMade) -> None:
+    """Ten thousand publishers of an engine that hangs would leave as many messages in this worker's memory."""
+    engine.welcome(await engine.hello())
+    await engine.link.usable()
+    end, loop = engine.end, asyncio.get_running_loop()
+    assert end is not None
+    rule = HistoryRule(100, 300.0, 1_048_576)
+    numbers = [b"%03d" % number for number in range(100)]
+    going = [engine.link.publish(Publication(b"kept", 1, number + b"x" * 60_000, history=rule)) for number in numbers]
+    receipts = asyncio.gather(*(each for each in going if not isinstance(each, Receipt)))
+    taken: list[bytes] = []
+    received = b""
+    while len(taken) < len(numbers):
+        received += await loop.sock_recv(end, 1 << 20)
+        await turns()
+        assert len(received) < 5 * 1024 * 1024
+        while len(received) >= HEAD.size and len(received) >= (size := HEAD.unpack_from(received)[0]):
+            (record,) = unpack(received[:size])
+            received = received[size:]
+            taken.append(wire.decode_publication(record.payload).payload[:3])
+            if len(taken) == 1:
+                assert engine.link._kept._left < 61_000, "the window is full"
+            end.send(Record(REPLY, number=record.number, payload=wire.encode(Receipt())).pack())
+    assert taken == numbers
+    assert len(await receipts) == len(numbers)
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.engine.base import HistoryRule, Joined, Publication
 from broker.engine.ring import Ring
-from broker.recovery.shelves import MOST_EARLY, Shelves
+from broker.recovery.shelves import MOST_EARLY, MOST_EARLY_BYTES, Shelves
 
 RULE = HistoryRule(100, 1e6, 1_000_000)
 
@@ -138,3 +139,12 @@ def test_a_channel_that_was_left_is_forgotten(stage: Stage) -> None:
     assert stage.shelves == {}
     stage.deliver(11)
     assert stage.given == [11]
+
+
+def test_large_ones_that_come_before_the_answer_are_bounded_by_their_bytes(stage: Stage) -> None:
+    stage.join(joined(10, 3))
+    payload = b"x" * (MOST_EARLY_BYTES // 4)
+    for offset in range(12, 22):
+        stage.shelves.deliver(msgspec.structs.replace(publication(offset), payload=payload))
+    stage.join(joined(12, 2))
+    assert stage.given == [11, 12, ("lost", 5), 18, 19, 20, 21]
