@@ -128,8 +128,10 @@ class Checker:
         self.subscribed = not self._json
         self.refused = None
         self.close_code = None
-        if self.position:
-            self.next = read_offset(self.position)[1]
+        if self.position:  # a gap after the last message may turn out to be none
+            offset = read_offset(self.position)[1]
+            self._tally.told -= self.next - offset
+            self.next = offset
 
     @property
     def incomplete(self) -> bool:

@@ -25,6 +25,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 _ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
+_INFORMATION = re.compile(r"\S+ \S+ INFO ")
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
 NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
 
@@ -159,8 +160,9 @@ class Server:
             self._process.stdout.close()
 
     def log(self) -> str:
-        """The last lines of what it wrote to stderr."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        """The last lines of what it complained of on stderr; a supervisor also tells there who comes and goes."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if not _INFORMATION.match(line)][-20:])
 
     def stop(self) -> list[str]:
         """SIGTERM, as an operator would. Returns what was wrong with how it ran or ended; empty = nothing."""

@@ -216,7 +216,7 @@ def test_who_is_cut_right_after_a_gap_resumes_from_its_last_message() -> None:
     checker.receive_data(answer(0) + b"".join(map(event, range(20))) + gap(30))
     checker.connect(asked=True)
     checker.receive_data(answer(20, recovered=True) + event(20))
-    assert (tally.recovered, tally.lost, tally.wrong, checker.next) == (1, 0, 0, 21)
+    assert (tally.recovered, tally.told, tally.lost, tally.wrong, checker.next) == (1, 0, 0, 0, 21)
 
 
 def test_the_tallies_of_several_processes_are_one() -> None:
