@@ -219,9 +219,13 @@ class Reader:
         self.checker.receive_data(data)
         if self.checker.refused is not None:
             self._retry()
-        elif self.state is State.READING and self.checker.subscribed:
-            if self._leave_at <= self.number < self._crowd.spec.total:
-                self._go()
+        elif self._wants_to_go():
+            self._go()
+
+    def _wants_to_go(self) -> bool:
+        if self.state is not State.READING or not self.checker.subscribed:
+            return False
+        return self._leave_at <= self.number < self._crowd.spec.total
 
     def _lost(self, how: str) -> None:
         """The connection has ended. A Close that came before says more than how."""
