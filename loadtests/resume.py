@@ -42,8 +42,8 @@ class Size:
     raw_of: int = 5
 
 
-QUICK = Size(messages=6000, subscribers=10, window=400, queue=200, turn=100, life=300)
-# By hand: a million messages to a hundred subscribers.
+QUICK = Size(messages=3000, subscribers=10, window=500, queue=200, turn=50, life=500)
+# By hand, with --full.
 FULL = Size(messages=1_000_000, subscribers=100, window=10_000, queue=2000, turn=1000, life=5000)
 
 
@@ -151,7 +151,7 @@ class _Run:
             publisher.send(number, last)
             reached = publisher.acknowledged(number, last)
             if reached < last:
-                raise BenchError(f"a publisher was cut before the ack of message {reached}")
+                raise BenchError(f"message {reached} was not acknowledged, and the broker was not told to end")
         return publishers
 
     def _publish_through_a_restart(self, publishers: list[Publisher], first: int, end: int) -> list[Publisher]:

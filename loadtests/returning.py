@@ -27,7 +27,7 @@ from loadtests.wire import HEAD_END, NORMAL_CLOSE, Address, client_frame, connec
 RECEIVE_BYTES = 262_144
 # Bounds what the kernel holds for a reader that stops: it is to fall behind within the messages of a run.
 RECEIVE_BUFFER_BYTES = 65_536
-IDLE_SECONDS = 0.02
+IDLE_SECONDS = 0.005  # until it looks at what has been published again
 RETRY_SECONDS = 0.05
 RESET = struct.pack("ii", 1, 0)
 MESSAGE_BYTES = 180  # of the JSON format, at least
@@ -217,7 +217,9 @@ class Reader:
 
     def _take(self, data: bytes) -> None:
         self.checker.receive_data(data)
-        if self.checker.refused is not None:
+        if self.checker.close_code is not None:
+            self._lost("close")  # and with it the broker need not wait for an answer
+        elif self.checker.refused is not None:
             self._retry()
         elif self._wants_to_go():
             self._go()
@@ -246,7 +248,7 @@ class Reader:
         spec, draw = self._crowd.spec, self._crowd.random
         how = draw.random()
         stall = 2 * (spec.window + spec.queue) + 4 * RECEIVE_BUFFER_BYTES // MESSAGE_BYTES
-        if how < 0.05 and self.json_format and self.number + stall < spec.total:
+        if how < 0.02 and self.json_format and self.number + stall < spec.total:
             self._crowd.count.stalls += 1
             self._slow = True
             self.state, self.until = State.STALLED, self.number + stall
@@ -267,9 +269,9 @@ class Reader:
         """What is published before it comes back: mostly nothing, sometimes some, and sometimes more than is kept."""
         spec, draw = self._crowd.spec, self._crowd.random
         how = draw.random()
-        if how < 0.6:
+        if how < 0.7:
             return 0
-        if how < 0.8 or not self.json_format:
+        if how < 0.94 or not self.json_format:
             return self.number + draw.randint(1, spec.window // 2)
         return self.number + spec.window + draw.randint(1, spec.window)
 
