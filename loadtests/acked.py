@@ -5,6 +5,7 @@ burst goes through either worker to a crowd on another channel, so that links an
 both formats, connected wherever they came out, check the order; the crowd's bytes are counted.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from loadtests.board import HEAD, NewBoard
 from loadtests.loop import Loop
 from loadtests.loop import Publisher as Flood
 from loadtests.report import Progress, Result
-from loadtests.returning import Count, Returning, Spec, counted, wait_for
+from loadtests.returning import Returning, Spec, counted, wait_for
 from loadtests.sequencing import Publisher, one_at_each_worker
 from loadtests.server import BenchError, Server, need_files
 from loadtests.wire import marked, server_frame
@@ -52,6 +53,7 @@ def run(size: Size, progress: Progress) -> Result:
         Server(workers=WORKERS) as server,
         NewBoard(2) as board,
         Loop() as loop,
+        contextlib.ExitStack() as closing,
         Returning(
             Spec(server.address, CHANNEL, size.subscribers, size.subscribers, size.messages, 0, 1, 0, board.path, 2, 1)
         ) as readers,
@@ -59,45 +61,21 @@ def run(size: Size, progress: Progress) -> Result:
         readers.opened()
         with crowd.Crowd(crowd.Spec(server.address, {"flood|recv": size.crowd}, yields=True)) as flooded:
             flooded.opened()
-            _measure(size, server, board, loop, readers, flooded, result, progress)
+            publishers = one_at_each_worker(server, CHANNEL, WORKERS, closing)
+            floods = [Flood(loop, server.address, "flood", PAYLOAD_BYTES) for _ in range(WORKERS)]
+            for flood in floods:
+                closing.callback(flood.close)
+            seconds = _publish(size, publishers, floods, loop, board, readers, progress)
+            loop.run_until(time.monotonic_ns())  # whatever is still to be written
+            _judge(result, size, readers, seconds)
+            _judge_crowd(result, flooded, sum(flood.sent for flood in floods))
+            served = list(server.peers().values())
+            fewest = min(sorted((served.count(pid) for pid in server.pids()), reverse=True)[:WORKERS])
+            result.add("connections of the worker with fewer", fewest, "")
+            closing.close()
         readers.finish()
         result.failures += server.stop()
     return result
-
-
-def _measure(
-    size: Size,
-    server: Server,
-    board: NewBoard,
-    loop: Loop,
-    readers: Returning,
-    flooded: crowd.Crowd,
-    result: Result,
-    progress: Progress,
-) -> None:
-    publishers = one_at_each_worker(server, CHANNEL, WORKERS)
-    floods = [Flood(loop, server.address, "flood", PAYLOAD_BYTES) for _ in range(WORKERS)]
-    started = time.monotonic()
-    _publish(size, publishers, floods, loop, board, readers, progress)
-    count = wait_for([readers], lambda count: count.complete == count.readers, SILENCE_SECONDS)
-    seconds = time.monotonic() - started
-    frame = len(server_frame(marked(0, PAYLOAD_BYTES)))
-    expected = frame * sum(flood.sent for flood in floods)
-    loop.run_until(time.monotonic_ns())  # whatever is still to be written
-    crowds = flooded.wait_for(lambda count: count.fewest_bytes == expected, SILENCE_SECONDS)
-    complete, count = count.complete, counted([readers])  # with whatever came late
-    count.complete = complete
-    per_worker = sorted(list(server.peers().values()).count(pid) for pid in server.pids()[1:])[-WORKERS:]
-    for publisher in publishers:
-        publisher.close()
-    for flood in floods:
-        flood.close()
-    _judge(result, size, count, seconds)
-    result.add("connections of the worker with fewer", per_worker[0], "")
-    result.add("messages to the crowd meanwhile, to each", expected // frame, "")
-    result.add("of the crowd, cut", crowds.ended, "", exactly=0)
-    missing = expected - crowds.fewest_bytes
-    result.add("bytes that the crowd misses, at most", missing, "", exactly=0)
 
 
 def _publish(
@@ -108,8 +86,9 @@ def _publish(
     board: NewBoard,
     readers: Returning,
     progress: Progress,
-) -> None:
-    told = time.monotonic()
+) -> float:
+    """Returns the seconds that it took."""
+    started = told = time.monotonic()
     for number in range(size.messages):
         now = time.monotonic_ns()
         for flood in floods:
@@ -130,9 +109,12 @@ def _publish(
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             progress(f"{number} of {size.messages}")
+    return time.monotonic() - started
 
 
-def _judge(result: Result, size: Size, count: Count, seconds: float) -> None:
+def _judge(result: Result, size: Size, readers: Returning, seconds: float) -> None:
+    complete = wait_for([readers], lambda count: count.complete == count.readers, SILENCE_SECONDS).complete
+    count = counted([readers])  # with whatever came after the last message
     tally = count.tally
     result.add("messages, each after the ack of the one before", size.messages, "")
     result.add("subscribers", count.readers, "")
@@ -141,7 +123,15 @@ def _judge(result: Result, size: Size, count: Count, seconds: float) -> None:
     result.add("lost", tally.lost, "", exactly=0)
     result.add("duplicated", tally.duplicated, "", exactly=0)
     result.add("wrong frames", tally.wrong, "", exactly=0)
-    result.add("subscribers that did not get the last message", count.readers - count.complete, "", exactly=0)
+    result.add("subscribers that did not get the last message", count.readers - complete, "", exactly=0)
     result.add("a publish and its ack, on average", seconds / size.messages * 1e6, "us")
     result.failures += [f"{number} subscribers: {why}" for why, number in sorted(count.ends.items())]
     result.failures += tally.notes
+
+
+def _judge_crowd(result: Result, flooded: crowd.Crowd, sent: int) -> None:
+    expected = sent * len(server_frame(marked(0, PAYLOAD_BYTES)))
+    count = flooded.wait_for(lambda count: count.fewest_bytes == expected, SILENCE_SECONDS)
+    result.add("messages to each of the crowd meanwhile", sent, "")
+    result.add("of the crowd, cut", count.ended, "", exactly=0)
+    result.add("bytes that the crowd misses, at most", expected - count.fewest_bytes, "", exactly=0)

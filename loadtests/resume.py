@@ -92,7 +92,7 @@ def run(size: Size, progress: Progress) -> Result:
         ]
         for crowd in crowds:
             crowd.opened()
-        _Run(size, server, board, crowds, result, progress).go()
+        _Run(size, server, board, crowds, stack, result, progress).go()
     return result
 
 
@@ -103,6 +103,7 @@ class _Run:
         server: Server,
         board: NewBoard,
         crowds: list[Returning],
+        closing: contextlib.ExitStack,
         result: Result,
         progress: Progress,
     ) -> None:
@@ -110,6 +111,7 @@ class _Run:
         self._server = server
         self._board = board
         self._crowds = crowds
+        self._closing = closing
         self._result = result
         self._progress = progress
         self._cpu = 0.0
@@ -123,7 +125,7 @@ class _Run:
         size, server = self._size, self._server
         started = time.monotonic()
         middle = size.messages // 2 // size.turn * size.turn
-        publishers = self._publish(one_at_each_worker(server, CHANNEL, WORKERS), 0, middle)
+        publishers = self._publish(one_at_each_worker(server, CHANNEL, WORKERS, self._closing), 0, middle)
         publishers = self._publish_through_a_restart(publishers, middle, middle + size.turn)
         self._publish(publishers, middle + size.turn, size.messages)
         count = wait_for(self._crowds, lambda count: count.complete == size.subscribers, SILENCE_SECONDS)
@@ -168,7 +170,7 @@ class _Run:
         self._seen.clear()
         self._repeated = end - reached
         self._progress(f"restarted: of {end - first} messages on their way {end - reached} were not acknowledged")
-        publishers = one_at_each_worker(self._server, CHANNEL, WORKERS)
+        publishers = one_at_each_worker(self._server, CHANNEL, WORKERS, self._closing)
         if reached < end:
             publishers[0].send(reached, end)
             if publishers[0].acknowledged(reached, end) < end:

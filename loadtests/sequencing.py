@@ -3,6 +3,7 @@
 Plain blocking sockets. Each knows which worker serves it, and `one_at_each_worker` makes as many as there are workers.
 """
 
+import contextlib
 import re
 import socket
 import time
@@ -30,6 +31,13 @@ class Publisher:
         self._channel = channel.encode()
         self.sock = socket.create_connection(address, ANSWER_SECONDS)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._open(address)
+        except OSError:
+            self.sock.close()
+            raise
+
+    def _open(self, address: Address) -> None:
         self.sock.sendall(upgrade(address, "broker.json.v1"))
         said = b""
         while not (found := _HELLO.search(said)):
@@ -80,14 +88,15 @@ class Publisher:
         self.sock.close()
 
 
-def one_at_each_worker(server: Server, channel: str, workers: int) -> list[Publisher]:
-    """Connects until each worker serves one; who accepts is the kernel's choice."""
+def one_at_each_worker(server: Server, channel: str, workers: int, closing: contextlib.ExitStack) -> list[Publisher]:
+    """Connects until each worker serves one; who accepts is the kernel's choice. All end with `closing`."""
     found: dict[int, Publisher] = {}
     deadline = time.monotonic() + ANSWER_SECONDS
     while len(found) < workers:
         if time.monotonic() > deadline:
             raise BenchError(f"{len(found)} of {workers} workers accepted within {ANSWER_SECONDS:.0f} s")
         publisher = Publisher(server.address, channel)
+        closing.callback(publisher.close)
         worker = server.peers()[publisher.sock.getsockname()]
         if worker in found:
             publisher.close()

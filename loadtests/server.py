@@ -25,6 +25,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 _ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
+STATE = '[server]\nstate_directory = "{folder}"\n'
 _INFORMATION = re.compile(r"\S+ \S+ INFO ")
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
 NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
@@ -107,7 +108,7 @@ class Server:
         self._folder = tempfile.TemporaryDirectory(prefix="ws-broker-bench-")
         self._workers = workers
         self._file = Path(self._folder.name) / "broker.toml"
-        self._file.write_text(f'[server]\nstate_directory = "{self._folder.name}"\n{NO_PINGS}{config}')
+        self._file.write_text(STATE.format(folder=self._folder.name) + NO_PINGS + config)
         self._log = Path(self._folder.name) / "stderr"
         self._cpus = self._pinned.enter_context(off_the_servers_cpu())
         self.address = self._start("127.0.0.1:0")

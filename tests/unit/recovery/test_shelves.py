@@ -138,3 +138,19 @@ def test_a_channel_that_was_left_is_forgotten(stage: Stage) -> None:
     assert stage.shelves == {}
     stage.deliver(11)
     assert stage.given == [11]
+
+
+def test_a_position_that_may_be_on_its_way_here_is_not_known(stage: Stage) -> None:
+    knows = stage.shelves.knows
+    assert knows(b"news", "old.a"), "nothing is joined, so the join that comes will tell"
+    stage.join(joined(10, 3))
+    assert [knows(b"news", position) for position in ("old.1", "old.9", "old.a")] == [True] * 3
+    assert [knows(b"news", position) for position in ("old.b", "new.1")] == [False] * 2
+    assert knows(b"news", "nonsense"), "no engine gave that out"
+    stage.deliver(11)
+    assert knows(b"news", "old.b")
+
+
+def test_the_engines_own_ring_has_all_that_there_is(stage: Stage) -> None:
+    stage.join(Joined("old", 10, ring=Ring("old", 10)))
+    assert stage.shelves.knows(b"news", "old.zzz")
