@@ -7,7 +7,8 @@ no socket.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any
 
 import msgspec
 
@@ -159,15 +160,20 @@ class Node:
             Publication(channel.name, kind, payload, extra, conn, echo, message_id, channel.history)
         )
 
-    def join(self, channel: Channel) -> Interest | None:
-        """Before somebody subscribes. None: all that is published in the channel comes here; otherwise await it.
+    def join(self, channel: Channel, since: str | None = None) -> Awaitable[None] | None:
+        """Before somebody subscribes, or resumes `since` a position. None: all that is published in the channel comes
+        here, and the position, if it is one of the channel's, has; otherwise await it.
 
         Raises EngineError, as awaiting does.
         """
         interest = self.interests.join(channel.name, channel.history)
-        if interest is not None and channel.history is not None and channel.name not in self._shelves:
+        if channel.history is None:
+            return interest
+        if interest is not None and channel.name not in self._shelves:
             self._shelves.expect(channel.name)
-        return interest
+        if since is None or (interest is None and self._shelves.knows(channel.name, since)):
+            return interest
+        return _Resuming(interest, self.interests, self._shelves, channel.name, since)
 
     def _subscribers(self, name: bytes) -> int:
         return self._reactor.subscribers(name)
@@ -350,6 +356,33 @@ class Node:
 
 async def _nobody_answers(question: bytes) -> bytes:
     raise LookupError("nobody here answers questions")
+
+
+class _Resuming:
+    """Waits until the history of a channel reaches a position, or the engine has said that it does not.
+
+    A question that was under way already may have been answered before the client got that position at another worker;
+    one that is asked after it has ended was asked later.
+    """
+
+    __slots__ = ("_interest", "_interests", "_name", "_shelves", "_since")
+
+    def __init__(
+        self, interest: Interest | None, interests: Interests, shelves: Shelves, name: bytes, since: str
+    ) -> None:
+        self._interest = interest
+        self._interests = interests
+        self._shelves = shelves
+        self._name = name
+        self._since = since
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._interest is not None:
+            yield from self._interest.__await__()
+        if not self._shelves.knows(self._name, self._since):
+            interest = self._interests.refresh(self._name)
+            if interest is not None:
+                yield from interest.__await__()
 
 
 def _channel(name: str, policy: ChannelPolicy) -> Channel:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loadtests import beside, churn, stalled, tiny
+from loadtests import acked, beside, churn, resume, stalled, tiny
 from loadtests.report import Progress, Result, document, machine, table, to_stderr
 from loadtests.server import BenchError, cpu_sets
 
@@ -26,11 +26,15 @@ scenarios:
   tiny      20 000 messages of 8 bytes at once to 500 readers: nobody cut, no byte wrong
   stalled   500 of 1000 subscribers never read: the others' p99 at most 1.3 times a control run
   churn     200 000 connects and closes: memory at most 5 MiB above the plateau, no fd left
+  resume    100 000 messages to 50 subscribers that reconnect at random, two workers, a restart:
+            none lost, none twice, none in another order, or the subscriber was told
+  acked     20 000 publishes through two workers in turns, under load: never reversed
 
 examples:
-  make bench                                everything, about five minutes
+  make bench                                everything, about seven minutes
   make bench ARGS="beside tiny"             some scenarios
   make bench ARGS="--quick"                 everything in seconds, to see that it works
+  make bench ARGS="--full resume"           1 000 000 messages to 100 subscribers; see docs/performance.md
   make bench ARGS="--scale 0.2 beside"      a fifth of the clients, for small machines
   python loadtests/bench.py --json >a.json  numbers for a program; progress goes to stderr
 
@@ -40,7 +44,7 @@ was met, "!" one that was missed.
 """
 
 
-def scenarios(quick: bool, scale: float) -> dict[str, Run]:
+def scenarios(quick: bool, scale: float, full: bool = False) -> dict[str, Run]:
     """Name → what runs it, in the size that was asked for."""
     if quick:
         return {
@@ -48,12 +52,16 @@ def scenarios(quick: bool, scale: float) -> dict[str, Run]:
             tiny.NAME: lambda progress: tiny.run(tiny.QUICK, progress),
             stalled.NAME: lambda progress: stalled.run(stalled.QUICK, progress),
             churn.NAME: lambda progress: churn.run(churn.QUICK, progress),
+            resume.NAME: lambda progress: resume.run(resume.QUICK, progress),
+            acked.NAME: lambda progress: acked.run(acked.QUICK, progress),
         }
     return {
         beside.NAME: lambda progress: beside.run(beside.scaled(scale), progress),
         tiny.NAME: lambda progress: tiny.run(tiny.scaled(scale), progress),
         stalled.NAME: lambda progress: stalled.run(stalled.scaled(scale), progress),
         churn.NAME: lambda progress: churn.run(churn.scaled(scale), progress),
+        resume.NAME: lambda progress: resume.run(resume.FULL if full else resume.scaled(scale), progress),
+        acked.NAME: lambda progress: acked.run(acked.scaled(scale), progress),
     }
 
 
@@ -75,12 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    titles = {module.NAME: module.TITLE for module in (beside, tiny, stalled, churn)}
+    titles = {module.NAME: module.TITLE for module in (beside, tiny, stalled, churn, resume, acked)}
     parser.add_argument("scenario", nargs="*", help="which ones [default: all]")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"
     )
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="this share of the clients [default: 1]")
+    parser.add_argument("--full", action="store_true", help="`resume` in a size that takes long, for a run by hand")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.scenario if name not in titles]
@@ -93,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     to_stderr(" · ".join(f"{name} {value}" for name, value in about.items()))
     ours, load = cpu_sets()
     to_stderr(f"broker on CPU {sorted(ours)}, load on CPU {sorted(load)}")
-    runs = scenarios(options.quick, options.scale)
+    runs = scenarios(options.quick, options.scale, options.full)
     results: list[Result] = []
     for name in options.scenario or titles:
         to_stderr(f"{name}: {titles[name]}")

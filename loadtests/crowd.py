@@ -9,14 +9,13 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from types import TracebackType
 
-from loadtests.server import ROOT, BenchError, need_files, wait_until
+from loadtests.child import Child, say
+from loadtests.server import need_files, wait_until
 from loadtests.wire import Address, close_code, open_many, server_frame
 
 RECEIVE_BYTES = 262_144
@@ -129,7 +128,7 @@ def main() -> None:
     readers = Readers(spec)
     if spec.yields:
         os.nice(NICE)
-    _say(readers.count())
+    say(asdict(readers.count()))
     poll = select.epoll()
     poll.register(0, select.EPOLLIN)
     poll.register(readers.fileno(), select.EPOLLIN)
@@ -140,47 +139,22 @@ def main() -> None:
             elif not os.read(0, 1):
                 return
             else:
-                _say(readers.count())
+                say(asdict(readers.count()))
 
 
-def _say(count: Count) -> None:
-    os.write(1, json.dumps(asdict(count)).encode() + b"\n")
-
-
-class Crowd:
+class Crowd(Child):
     """The scenario's side: a context around such a process."""
 
     def __init__(self, spec: Spec) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.crowd", json.dumps(asdict(spec))],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.pid = self._process.pid
-
-    def __enter__(self) -> "Crowd":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        super().__init__("loadtests.crowd", asdict(spec))
 
     def opened(self) -> Count:
         """Waits until every reader is connected."""
-        return self._read()
+        return Count(**self.read())
 
     def count(self) -> Count:
-        assert self._process.stdin is not None, "it was made a pipe"
-        self._process.stdin.write(b"?")
-        self._process.stdin.flush()
-        return self._read()
+        self.write(b"?")
+        return self.opened()
 
     def wait_for(self, enough: Callable[[Count], bool], seconds: float) -> Count:
         """The first count that is enough, or the last one when the time is over."""
@@ -192,15 +166,6 @@ class Crowd:
 
         wait_until(asked, seconds)
         return counts[0]
-
-    def _read(self) -> Count:
-        assert self._process.stdout is not None, "it was made a pipe"
-        line = self._process.stdout.readline()
-        if not line:
-            assert self._process.stderr is not None, "it was made a pipe"
-            text = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-            raise BenchError(f"the readers' process ended: {text[-1] if text else 'it said nothing'}")
-        return Count(**json.loads(line))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,11 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from loadtests.wire import Address
+
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 _ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
+STATE = '[server]\nstate_directory = "{folder}"\n'
+_INFORMATION = re.compile(r"\S+ \S+ INFO ")
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
 NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
 
@@ -92,24 +97,34 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class Server:
-    """A context: `with Server(config) as server`. It has the first CPU; who uses it has the others meanwhile."""
+    """A context: `with Server(config) as server`. It has the first CPU; who uses it has the others meanwhile.
 
-    def __init__(self, config: str = "") -> None:
+    `config` goes on in [limits]. With several `workers` everything said of /proc is the sum over supervisor and
+    children. What it keeps for its next life is in a directory of its own, so `restart` loses nothing.
+    """
+
+    def __init__(self, config: str = "", workers: int = 1) -> None:
         self._pinned = contextlib.ExitStack()
         self._folder = tempfile.TemporaryDirectory(prefix="ws-broker-bench-")
-        file = Path(self._folder.name) / "broker.toml"
-        file.write_text(NO_PINGS + config)
+        self._workers = workers
+        self._file = Path(self._folder.name) / "broker.toml"
+        self._file.write_text(STATE.format(folder=self._folder.name) + NO_PINGS + config)
         self._log = Path(self._folder.name) / "stderr"
-        command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", "127.0.0.1:0", "--config", str(file)]
+        self._cpus = self._pinned.enter_context(off_the_servers_cpu())
+        self.address = self._start("127.0.0.1:0")
+
+    def _start(self, listen: str) -> Address:
+        command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", listen, "--config", str(self._file)]
+        command += ["--workers", str(self._workers)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
         self.pid = self._process.pid
-        os.sched_setaffinity(self.pid, self._pinned.enter_context(off_the_servers_cpu()))
-        self.address = self._wait_for_address()
+        os.sched_setaffinity(self.pid, self._cpus)  # before it has children: they inherit it
+        return self._wait_for_address()
 
-    def _wait_for_address(self) -> tuple[str, int]:
+    def _wait_for_address(self) -> Address:
         assert self._process.stdout is not None, "it was made a pipe"
         fd = self._process.stdout.fileno()
         said = b""
@@ -146,8 +161,9 @@ class Server:
             self._process.stdout.close()
 
     def log(self) -> str:
-        """The last lines of what it wrote to stderr."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        """The last lines of what it complained of on stderr; a supervisor also tells there who comes and goes."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if not _INFORMATION.match(line)][-20:])
 
     def stop(self) -> list[str]:
         """SIGTERM, as an operator would. Returns what was wrong with how it ran or ended; empty = nothing."""
@@ -168,26 +184,54 @@ class Server:
             problems.append(f"the broker wrote to stderr: {self.log()}")
         return problems
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting; `stop` or `restart` follows."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def restart(self) -> list[str]:
+        """Stops it, and starts it at the same address with what it has left for its next life."""
+        problems = self.stop()
+        self._start(f"{self.address[0]}:{self.address[1]}")
+        return problems
+
     # What /proc says.
 
+    def pids(self) -> list[int]:
+        """The process and, with several workers, its children: the engine and the workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [self.pid, *map(int, children.split())]
+
     def rss_bytes(self) -> int:
-        with open(f"/proc/{self.pid}/status") as file:
-            for line in file:
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024
-        raise BenchError("the broker has no memory: it died")
+        """What processes share counts once for each."""
+        return sum(map(_rss_bytes, self.pids()))
 
     def files(self) -> int:
         """Open file descriptors."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids())
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of those that live: what a child used that has ended is not in it."""
+        return sum(map(_cpu_seconds, self.pids()))
 
     def waited_seconds(self) -> float:
-        """How long it was ready to run and another process had its CPU: what other work on this machine did to it."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        """How long it was ready to run and another process had its CPU: what other work on this machine did to it, and,
+        with several workers on that CPU, what they did to each other.
+        """
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in self.pids()) / 1e9
+
+    def peers(self) -> dict[Address, int]:
+        """Which process serves whom: the client's address, and the process that has the other end."""
+        holders = {inode: pid for pid in self.pids() for inode in _sockets(pid)}
+        port = f":{self.address[1]:04X}"
+        found: dict[Address, int] = {}
+        with open("/proc/net/tcp") as file:
+            next(file)
+            for line in file:
+                fields = line.split()
+                if fields[1].endswith(port) and fields[9] in holders and fields[3] != "0A":
+                    host, _, number = fields[2].partition(":")
+                    found[socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(number, 16)] = holders[fields[9]]
+        return found
 
     def unsent_bytes(self) -> list[int]:
         """For each of its connections: bytes written by the broker that the peer has not acknowledged (tx_queue)."""
@@ -200,6 +244,28 @@ class Server:
                 if fields[1].endswith(port) and fields[3] != "0A":  # 0A = the listener
                     unsent.append(int(fields[4].partition(":")[0], 16))
         return unsent
+
+
+def _rss_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    raise BenchError("the broker has no memory: it died")
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    """Inodes of its sockets."""
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(entry.path)
+            if target.startswith("socket:["):
+                yield target[len("socket:[") : -1]
 
 
 def kernel_tcp_bytes() -> int:

@@ -53,7 +53,7 @@ def marked(due_ns: int, size: int) -> bytes:
     return b"%016x" % due_ns + b"." * (size - MARKER_BYTES)
 
 
-def close_code(tail: bytes) -> int | None:
+def close_code(tail: bytes | bytearray) -> int | None:
     """The code of the Close frame at the end of what a connection received, if there is one."""
     at = tail.rfind(b"\x88")
     if at < 0 or at + 4 > len(tail) or at + 2 + tail[at + 1] != len(tail):

@@ -28,7 +28,8 @@ History. A publication that carries a `HistoryRule` gets an offset, one higher t
 within the rule. Offsets are never reused: a channel that was evicted and comes back starts above the highest offset
 ever given to any evicted channel. The epoch belongs to the data: another epoch means that what was kept is gone.
 A worker answers replays from a ring of its own, made of `Joined.window` and what is delivered; a direct engine hands
-over its own ring, `Joined.ring`, which stays in place until `leave`.
+over its own ring, `Joined.ring`, which stays in place until `leave`. A client may come from another worker with a
+position that has not been delivered here yet: joining again answers with a head that is not before it.
 
 Losses. An engine that cannot reach a worker for a while says so when it can again: `Sink.missed`, with the number of
 publications that were not delivered, or None for unknown. With history the node reads on from its last offset.

@@ -99,16 +99,22 @@ class Interests:
 
     def again(self, channel: bytes) -> None:
         """Something of a joined channel is missing here: the answer to another join holds it."""
+        try:
+            self.refresh(channel)
+        except EngineError:
+            return  # no link: the next one asks for everything
+
+    def refresh(self, channel: bytes) -> Interest | None:
+        """Asks about a joined channel once more, unless that is under way; None: there is nothing to wait for. Raises
+        EngineError.
+        """
         interest = self._interests.get(channel)
         if interest is None:
-            return
+            return None
         if interest.question is not None:
             interest.once_more |= interest.asked is None  # otherwise the answer, which is to come, holds it
-        else:
-            try:
-                self._ask(channel, interest)
-            except EngineError:
-                return  # no link: the next one asks for everything
+            return interest
+        return self._ask(channel, interest)
 
     def _ask(self, channel: bytes, interest: Interest) -> Interest | None:
         answer = self._engine.join(channel, interest.rule)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable
 import msgspec
 
 from broker.engine.base import EngineError, Present, Receipt
-from broker.engine.interest import Interest
 from broker.gateway.opening import joined, subscribe_json
 from broker.gateway.refusals import CAUSE_OF, close_payload
 from broker.gateway.session import Session
@@ -101,7 +100,7 @@ class Commands:
                 raise CommandError(error.word, error.text, command.id) from None
         if channel.history is None:
             raise CommandError("no_history", id=command.id)
-        interest = self._node.join(channel)
+        interest = self._node.join(channel, command.since)
         if interest is not None:
             await interest
         found = self._node.read(channel, command.since, command.limit)
@@ -143,7 +142,7 @@ class Commands:
         has = set(self._reactor.subscriptions(conn))
         room = self._rules.max_channels - len(has)
         refused: dict[int, str] = {}
-        joining: list[tuple[int, Interest]] = []
+        joining: list[tuple[int, Awaitable[None]]] = []
         for one in asked:
             if isinstance(one, OfferError):
                 continue
@@ -155,7 +154,7 @@ class Commands:
                 refused[one.index] = "too_many_channels"
             elif one.direction != "send":
                 try:
-                    interest = self._node.join(channel)
+                    interest = self._node.join(channel, one.since)
                 except EngineError as error:
                     refused[one.index] = error.word
                     continue

@@ -4,13 +4,13 @@ The gateway calls `open` for each upgrade. The decision may wait (an identity th
 then stands still, and whoever comes back finds it by its id or not at all.
 """
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 import msgspec
 
 from broker.auth.origin import OriginRule
 from broker.engine.base import EngineError
-from broker.engine.interest import Interest
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
 from broker.native._json import check
@@ -131,12 +131,12 @@ class Opening:
         else:
             self._reactor.respond(conn, problem(_STATUS.get(row.word, 403), text or row.text, row.word), cause)
 
-    def _join_all(self, offer: Offer, grant: Grant) -> list[Interest] | None:
+    def _join_all(self, offer: Offer, grant: Grant) -> list[Awaitable[None]] | None:
         """What is still to be awaited; None, and nothing made, if everything comes here already."""
-        joining: list[Interest] | None = None
+        joining: list[Awaitable[None]] | None = None
         for asked in offer.channels:
             if asked.direction != "send" and asked.name not in grant.refused:
-                interest = self._node.join(self._node.channel(asked.name))
+                interest = self._node.join(self._node.channel(asked.name), asked.since)
                 if interest is not None:
                     joining = [interest] if joining is None else [*joining, interest]
         return joining

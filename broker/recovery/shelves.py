@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from broker.engine.base import HistoryRule, Joined, Publication
-from broker.engine.ring import Ring
+from broker.engine.ring import Ring, read_position
 from broker.recovery.replays import Shelf
 
 # Publications of one channel that wait for a join to be answered, and their bytes; beyond it the oldest go, and the
@@ -72,6 +72,16 @@ class Shelves(dict[bytes, Shelf]):
     def expect(self, name: bytes) -> None:
         """A join is under way: what is delivered until it is answered comes after its answer."""
         self._early.setdefault(name, Early())
+
+    def knows(self, name: bytes, since: str) -> bool:
+        """False: the position may be one of the engine's that has not come here yet. A client that was at another
+        worker a moment ago may have seen more than has been delivered here, or a newer life of the history.
+        """
+        shelf = self.get(name)
+        if shelf is None or shelf.own is None:
+            return True  # the engine's own ring, or none at all
+        found = read_position(since)
+        return found is None or (found[0] == shelf.own.epoch and found[1] <= shelf.own.head)
 
     def left(self, name: bytes) -> None:
         self.pop(name, None)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.engine.base import HistoryRule, Joined, Publication
+from broker.engine.base import EngineError, HistoryRule, Joined, Publication
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import JSON, Broker, request, running, turns, wait_until
 from tests.integration.waiting import JoiningEngine
@@ -126,3 +126,119 @@ async def test_a_publish_carries_its_rule_and_its_id_to_the_engine(broker: Broke
     await wait_until(lambda: engine.asked)
     assert engine.asked[0][0].history == RULE
     engine.sequence()
+
+
+# A client that comes from another worker: what it has seen there may not have been delivered here yet.
+
+
+async def here(broker: Broker, engine: JoiningEngine) -> None:
+    """Somebody is subscribed at this worker, which has heard of offsets up to 10."""
+    client = await broker.connect()
+    await client.send(request(offer="news"))
+    await joining(engine)
+    engine.joined(window(10, 5))
+    await client.answer()
+
+
+@pytest.mark.parametrize("door", ["handshake", "command"])
+async def test_who_has_seen_more_elsewhere_is_not_told_that_it_missed_something(
+    broker: Broker, engine: JoiningEngine, door: str
+) -> None:
+    await here(broker, engine)
+    if door == "handshake":
+        client = await broker.connect()
+        await client.send(request(offer=f"{JSON}, news|since.epoch.c"))
+        await joining(engine)
+        engine.joined(window(13, 3))
+        await client.answer()
+    else:
+        client = await broker.open_json()
+        await client.command(type="subscribe", channel="news|since.epoch.c")
+        await joining(engine)
+        engine.joined(window(13, 3))
+    (channel,) = (await client.event())["channels"]
+    assert (channel["position"], channel["recovered"]) == ("epoch.c", True)
+    assert (await client.event())["position"] == "epoch.d"
+
+
+async def test_a_raw_client_that_has_seen_more_elsewhere_gets_nothing_twice(
+    broker: Broker, engine: JoiningEngine
+) -> None:
+    await here(broker, engine)
+    client = await broker.connect()
+    await client.send(request(offer="news|since.epoch.c"))
+    await joining(engine)
+    for offset in (11, 12, 13):
+        engine.sink.deliver(publication(offset))
+    engine.joined(window(13, 3))
+    await client.answer()
+    assert await client.text() == "13"
+
+
+async def test_a_question_that_was_asked_before_the_position_was_given_out_is_not_enough(
+    broker: Broker, engine: JoiningEngine
+) -> None:
+    first, client = await broker.connect(), await broker.connect()
+    await first.send(request(offer="news"))
+    await joining(engine)
+    await client.send(request(offer=f"{JSON}, news|since.epoch.c"))
+    await turns()
+    engine.joined(window(10, 5))
+    await first.answer()
+    await joining(engine)
+    engine.joined(window(12, 2))
+    await client.answer()
+    (channel,) = (await client.event())["channels"]
+    assert (channel["position"], channel["recovered"]) == ("epoch.c", True)
+
+
+@pytest.mark.parametrize("position", ["epoch.zzz", "other.1"])
+async def test_a_position_that_the_engine_does_not_know_either_is_refused_after_one_question(
+    broker: Broker, engine: JoiningEngine, position: str
+) -> None:
+    await here(broker, engine)
+    client = await broker.connect()
+    await client.send(request(offer=f"{JSON}, news|since.{position}"))
+    await joining(engine)
+    engine.joined(window(10, 0))
+    await client.answer()
+    (channel,) = (await client.event())["channels"]
+    assert (channel["position"], channel["recovered"]) == ("epoch.a", False)
+
+
+async def test_a_history_that_began_anew_elsewhere_first_is_resumed_here_too(
+    broker: Broker, engine: JoiningEngine
+) -> None:
+    await here(broker, engine)
+    client = await broker.connect()
+    await client.send(request(offer=f"{JSON}, news|since.newer.2"))
+    await joining(engine)
+    entries = [
+        Publication(b"news", 1, b"%d" % n, history=RULE, offset=n, epoch="newer", time_ms=NOW_MS) for n in (1, 2, 3)
+    ]
+    engine.joined(Joined("newer", 3, tuple(entries)))
+    await client.answer()
+    (channel,) = (await client.event())["channels"]
+    assert (channel["position"], channel["recovered"]) == ("newer.2", True)
+    assert (await client.event())["text"] == "3"
+
+
+async def test_reading_on_from_what_was_seen_elsewhere_is_complete(broker: Broker, engine: JoiningEngine) -> None:
+    await here(broker, engine)
+    client = await broker.open_json()
+    await client.command(type="history", channel="news", since="epoch.c", id=1)
+    await joining(engine)
+    engine.joined(window(13, 3))
+    answer = await client.event()
+    assert (answer["recovered"], answer["position"]) == (True, "epoch.d")
+
+
+async def test_without_a_link_nobody_claims_that_what_was_seen_elsewhere_is_gone(
+    broker: Broker, engine: JoiningEngine
+) -> None:
+    await here(broker, engine)
+    client = await broker.connect()
+    await client.send(request(offer=f"{JSON}, news|since.epoch.c"))
+    await joining(engine)
+    engine.cannot_join(EngineError("engine_unavailable"))
+    assert (await client.answer()).status == 503

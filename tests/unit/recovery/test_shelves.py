@@ -148,3 +148,19 @@ def test_large_ones_that_come_before_the_answer_are_bounded_by_their_bytes(stage
         stage.shelves.deliver(msgspec.structs.replace(publication(offset), payload=payload))
     stage.join(joined(12, 2))
     assert stage.given == [11, 12, ("lost", 5), 18, 19, 20, 21]
+
+
+def test_a_position_that_may_be_on_its_way_here_is_not_known(stage: Stage) -> None:
+    knows = stage.shelves.knows
+    assert knows(b"news", "old.a"), "nothing is joined, so the join that comes will tell"
+    stage.join(joined(10, 3))
+    assert [knows(b"news", position) for position in ("old.1", "old.9", "old.a")] == [True] * 3
+    assert [knows(b"news", position) for position in ("old.b", "new.1")] == [False] * 2
+    assert knows(b"news", "nonsense"), "no engine gave that out"
+    stage.deliver(11)
+    assert knows(b"news", "old.b")
+
+
+def test_the_engines_own_ring_has_all_that_there_is(stage: Stage) -> None:
+    stage.join(Joined("old", 10, ring=Ring("old", 10)))
+    assert stage.shelves.knows(b"news", "old.zzz")
