@@ -23,6 +23,7 @@ from broker.native._exchange import Exchange
 log = logging.getLogger("broker.engine")
 
 BEAT_SECONDS = 0.05
+ACCEPT_PAUSE_SECONDS = 0.2
 
 
 class EngineProcess:
@@ -37,6 +38,7 @@ class EngineProcess:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._sockets: dict[int, socket.socket] = {}
+        self._accepts: asyncio.TimerHandle | None = None
         # Links that have said HELLO, each with a number that is never given again: sessions of presence belong to it.
         self._owners: dict[int, int] = {}
         self._links = 0
@@ -53,6 +55,8 @@ class EngineProcess:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def stop(self) -> None:
+        if self._accepts is not None:
+            self._accepts.cancel()
         self._loop.remove_reader(self._listener.fileno())
         self._loop.remove_reader(self.exchange.fileno())
         self.exchange.destroy()
@@ -65,8 +69,10 @@ class EngineProcess:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:
-                log.error("no link accepted: %s", error)
+            except OSError as error:  # no descriptor or memory left: the listener would be reported again at once
+                log.error("no link accepted for %.1f s: %s", ACCEPT_PAUSE_SECONDS, error)
+                self._loop.remove_reader(self._listener.fileno())
+                self._accepts = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
                 return
             try:
                 check_peer(sock)
@@ -75,6 +81,9 @@ class EngineProcess:
             except (OSError, ValueError) as error:
                 log.error("a link was refused: %s", error)
                 sock.close()
+
+    def _accept_again(self) -> None:
+        self._loop.add_reader(self._listener.fileno(), self._accept)
 
     # What the exchange calls (ExchangeHandler).
 
@@ -148,6 +157,8 @@ class EngineProcess:
         return receipt
 
     def _hello(self, port: int, token: int, payload: bytes) -> None:
+        if port in self._owners:
+            raise ValueError("a link that has said HELLO already")
         hello = wire.decode_hello(payload)
         self.exchange.reply(port, token, wire.encode(wire.Welcome(wire.VERSION, self.history.epoch)), False)
         if hello.version == wire.VERSION:

@@ -1,6 +1,7 @@
 """Several workers are one broker: whoever publishes where, every subscriber gets it, in one order; losses are said."""
 
 import asyncio
+import errno
 import json
 import socket
 import time
@@ -395,6 +396,32 @@ async def test_a_question_is_answered_without_those_who_hang_or_die(
     loop.add_reader(two.reactor.fileno(), two.reactor.turn)
     await wait_until(lambda: not cluster.links[1].up)
     await cluster.all_linked()
+
+
+async def test_an_engine_without_descriptors_takes_links_again_when_it_has_some(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, refusals = cluster.listener.accept, 2
+
+    class Listener:
+        """The kernel's answer when no descriptor is left, twice."""
+
+        def fileno(self) -> int:
+            return cluster.listener.fileno()
+
+        def accept(self) -> object:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise OSError(errno.EMFILE, "no descriptor left")
+            return accept()
+
+    monkeypatch.setattr(cluster.engine, "_listener", Listener())
+    monkeypatch.setattr("broker.engine.process.ACCEPT_PAUSE_SECONDS", 0.05)
+    cluster.workers[0].reactor.detach_link()
+    await wait_until(lambda: not cluster.links[0].up)
+    await cluster.all_linked()
+    assert refusals == 0
 
 
 async def test_garbage_on_a_link_ends_that_link_alone(cluster: Cluster) -> None:

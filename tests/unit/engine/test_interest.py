@@ -262,7 +262,7 @@ async def test_a_hundred_thousand_channels_are_swept_in_small_bites() -> None:
     for number in range(100_000):
         stage.interests.join(b"%d" % number, None)
     stage.pass_time(0.05)
-    assert stage.looked_at == MOST_SWEPT
+    assert 1000 < stage.looked_at <= MOST_SWEPT, "a round takes a quarter of the linger"
     stage.pass_time(60)
     assert len(stage.interests) == 0
     assert len(stage.engine.left) == len(set(stage.engine.left)) == 100_000
