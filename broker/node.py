@@ -82,6 +82,7 @@ class Node:
         max_json_depth: int,
         *,
         most_read_bytes: int = 262_144,
+        history_bytes: int = 67_108_864,
         interest_linger_seconds: float = 15.0,
         join_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -101,7 +102,7 @@ class Node:
         self._members = Members(self._engine)
         self._unix_time = unix_time
         self._most_read_bytes = most_read_bytes
-        self._shelves = Shelves(self._fan_out, self._tell_missed, self.interests.again)
+        self._shelves = Shelves(self._fan_out, self._tell_missed, self.interests.again, history_bytes)
         # Closes a connection whose replay cannot go on, with a word of the close codes. Set by the worker.
         self.on_cut: Callable[[int, str], None] = lambda conn, word: None
         self.replays = Replays(

@@ -113,6 +113,7 @@ class Worker:
             config.channels,
             limits.max_json_depth,
             most_read_bytes=limits.send_queue_bytes // 4,
+            history_bytes=limits.history_bytes,
             interest_linger_seconds=limits.interest_linger_seconds,
             join_seconds=limits.handshake_seconds,
         )

@@ -12,6 +12,7 @@ import msgspec
 
 from broker.engine.base import HistoryRule, Joined, Publication
 from broker.engine.ring import Ring, read_position
+from broker.recovery.budget import Budget
 from broker.recovery.replays import Shelf
 
 # Publications of one channel that wait for a join to be answered, and their bytes; beyond it the oldest go, and the
@@ -35,11 +36,13 @@ class Shelves(dict[bytes, Shelf]):
         fan_out: Callable[[Publication], int],
         lost: Callable[[bytes, int | None], None],
         ask: Callable[[bytes], None],
+        most_bytes: int,
     ) -> None:
         super().__init__()
         self._fan_out = fan_out
         self._lost = lost
         self._ask = ask
+        self._budget = Budget(most_bytes)
         # What came before the answer of a join, by channel; a channel in here is not up to date.
         self._early: dict[bytes, Early] = {}
 
@@ -56,6 +59,7 @@ class Shelves(dict[bytes, Shelf]):
             self[name] = Shelf(ring, rule, ring)
             for publication in joined.window:
                 ring.append(publication)
+            self._budget.use(name, ring)
         else:
             ring = shelf.own
             if ring.epoch != joined.epoch:
@@ -85,6 +89,7 @@ class Shelves(dict[bytes, Shelf]):
 
     def left(self, name: bytes) -> None:
         self.pop(name, None)
+        self._budget.forget(name)
         self._early.pop(name, None)
 
     def deliver(self, publication: Publication) -> int:
@@ -117,4 +122,5 @@ class Shelves(dict[bytes, Shelf]):
         if missing:
             self._lost(publication.channel, missing)
         ring.append(publication)
+        self._budget.use(publication.channel, ring)
         return self._fan_out(publication)

@@ -353,6 +353,29 @@ async def test_with_history_a_link_that_is_cut_loses_nothing() -> None:
         assert [(await reader.event())["text"] for _ in range(30)] == list(map(str, range(30)))
 
 
+async def test_what_a_worker_copies_of_all_histories_is_bounded_and_whoever_asks_for_more_is_told() -> None:
+    kept = {"kept.*": {"history_count": 1000, "history_bytes": 65_536}}
+    async with several(2, channels=kept, limits_history_bytes=65_536) as cluster:
+        one, two = cluster.workers
+        publisher, readers = await one.open_json(), [await two.open_json(f"kept.{name}") for name in range(4)]
+        first = ""
+        for name in range(4):
+            for number in range(10):
+                text = f"{number} " + "x" * 4000
+                await publisher.command(type="publish", channel=f"kept.{name}", text=text, id=1)
+                position = (await publisher.event())["position"]
+                first = first or position
+        for reader in readers:
+            for number in range(10):
+                assert (await reader.event())["text"].startswith(f"{number} ")
+        back = await two.open(f"broker.json.v1, kept.0|since.{first}")
+        (entry,) = (await back.event())["channels"]
+        assert entry["recovered"] is False
+        last = await two.open("broker.json.v1, kept.3|last.5")
+        await last.event()
+        assert [(await last.event())["text"][:2] for _ in range(5)] == [f"{number} " for number in range(5, 10)]
+
+
 async def test_a_new_engine_has_a_new_epoch_and_says_so_to_whoever_stays_and_whoever_comes_back() -> None:
     async with several(2, channels={"kept": {"history_count": 1000}}) as cluster:
         one, two = cluster.workers

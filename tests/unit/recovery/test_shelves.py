@@ -26,7 +26,12 @@ class Stage:
     def __init__(self) -> None:
         self.given: list[Any] = []
         self.asked = 0
-        self.shelves = Shelves(self._fan_out, lambda name, count: self.given.append(("lost", count)), self._ask)
+        self.shelves = Shelves(
+            self._fan_out, lambda name, count: self.given.append(("lost", count)), self._ask, 1 << 30
+        )
+
+    def _lost(self, name: bytes, count: int | None) -> None:
+        self.given.append(("lost", count))
 
     def _fan_out(self, publication: Publication) -> int:
         self.given.append(publication.offset)
