@@ -402,7 +402,7 @@ cdef class Intake(Lifecycle):
             self.failed_callback(connection, error)
 
     cdef void publish_raw(self, Connection *connection, Parsed *parsed):
-        """The way without Python: a raw message to the channel it may be published to, with the engine in this process."""
+        """The way without Python: a raw message to the channel it may be published to, or to the link that leads to its engine."""
         cdef Channel *channel = <Channel *>connection.target.channel
         cdef Message message
         cdef uint8_t extra[64]

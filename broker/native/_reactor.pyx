@@ -4,7 +4,7 @@ Theory of operation. The loop calls `turn` when the poller's fd is readable, or 
 the input that waits, polls up to four times or 1 ms (so that accept and request of one client share a turn), then flushes what all
 of that queued: one write a connection. Then come deadlines, connections whose queue overflowed, and the graveyard.
 
-The layers below it: _output writes, _lifecycle ends, _intake accepts and reads, _verbs and _replay are what the rest of the
+The layers below it: _output writes, _lifecycle ends, _intake accepts and reads, _linked leads to an engine elsewhere, _verbs and _replay are what the rest of the
 broker calls. Here is the turn. It never raises, because the loop would call a raising reader for ever.
 """
 
