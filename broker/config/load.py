@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from broker.config.errors import ConfigError
-from broker.config.schema import ChannelPolicy, Config, Drain, Limits, Server, Supervisor, Workers
+from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, Limits, Server, Supervisor, Workers
 from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin, parse_pattern
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -81,12 +81,7 @@ def _keep_history(tree: dict[str, Any], count: int) -> None:
 def _config(tree: dict[str, Any], problems: list[str]) -> Config:
     known = Config.__struct_fields__
     problems.extend(_unknown("", key, known) for key in tree if key not in known)
-    channels: dict[str, ChannelPolicy] = {}
-    for pattern, table in _table(tree, "channels", problems).items():
-        # Quoted, because a pattern has dots of its own.
-        path = f'channels."{pattern}"'
-        _check(parse_pattern, pattern, path, problems)
-        channels[pattern] = _struct(ChannelPolicy, table, path, problems)
+    channels = _named(ChannelPolicy, tree.get("channels", {}), "channels", problems, parse_pattern)
     server = _struct(Server, tree.get("server", {}), "server", problems)
     drain = tree.get("drain", {})
     if server.dev and isinstance(drain, dict):
@@ -96,16 +91,25 @@ def _config(tree: dict[str, Any], problems: list[str]) -> Config:
         supervisor=_struct(Supervisor, tree.get("supervisor", {}), "supervisor", problems),
         limits=_struct(Limits, tree.get("limits", {}), "limits", problems),
         drain=_struct(Drain, drain, "drain", problems),
+        api=_struct(Api, tree.get("api", {}), "api", problems),
+        auth=_struct(Auth, tree.get("auth", {}), "auth", problems),
+        hook=_struct(Hook, tree.get("hook", {}), "hook", problems),
         channels=channels,
     )
 
 
-def _table(tree: dict[str, Any], key: str, problems: list[str]) -> dict[str, Any]:
-    table = tree.get(key, {})
-    if isinstance(table, dict):
-        return table
-    problems.append(f"{key}: must be a table")
-    return {}
+def _named(
+    struct: type[T], table: object, path: str, problems: list[str], parse: Callable[[str], object] = str
+) -> dict[str, T]:
+    """Tables by a name of the operator's, which `parse` judges. Quoted in paths: a channel pattern has dots."""
+    if not isinstance(table, dict):
+        problems.append(f"{path}: must be a table")
+        return {}
+    found = {}
+    for name, one in table.items():
+        _check(parse, name, f'{path}."{name}"', problems)
+        found[name] = _struct(struct, one, f'{path}."{name}"', problems)
+    return found
 
 
 def _struct(struct: type[T], table: object, path: str, problems: list[str]) -> T:
@@ -118,6 +122,9 @@ def _struct(struct: type[T], table: object, path: str, problems: list[str]) -> T
     for key, value in table.items():
         if key not in types:
             problems.append(_unknown(f"{path}.", key, struct.__struct_fields__))
+            continue
+        if get_origin(types[key]) is dict:
+            values[key] = _named(get_args(types[key])[1], value, f"{path}.{key}", problems)
             continue
         try:
             values[key] = msgspec.convert(value, type=types[key])

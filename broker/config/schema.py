@@ -13,6 +13,10 @@ from msgspec import Meta
 Payload = Literal["any", "json", "text", "binary"]
 QueuePolicy = Literal["auto", "disconnect", "drop_oldest", "drop_newest", "latest", "catch_up"]
 RefusalStyle = Literal["auto", "close", "http"]
+ClientAddress = Literal["peer", "forwarded", "x-forwarded-for"]
+Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
+Scope = Literal["publish", "read", "admin"]
+Who = Literal["anyone", "authenticated", "claim", "server"]
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Bytes = Annotated[int, Meta(ge=1, le=2**30)]
@@ -163,6 +167,14 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Where the history goes when the process is told to end, and comes from at the next start; empty = nowhere.
     # systemd's StateDirectory=.
     state_directory: str = ""
+    # Beyond loopback: take a channel pattern that lets clients without identity publish.
+    anyone_may_publish_from_anywhere: bool = False
+    # Addresses and networks (CIDR) of proxies that may say whose connection it is.
+    trusted_proxies: list[str] = []
+    # Where a client's address is read, if the peer is a trusted proxy: nowhere, Forwarded (RFC 7239), X-Forwarded-For.
+    client_address: ClientAddress = "peer"
+    # Every connection begins with a PROXY protocol v2 header (HAProxy send-proxy-v2), taken from trusted_proxies only.
+    proxy_protocol: bool = False
 
 
 class Supervisor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +189,114 @@ class Supervisor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # loop: the broker ends. systemd: DefaultStartLimitBurst 5 in DefaultStartLimitIntervalSec 10 s.
     most_early_deaths: Annotated[int, Meta(ge=1, le=1000)] = 5
     early_death_seconds: Seconds = 10.0
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key of the HTTP API: `ws-broker api-key` makes it and prints its hash."""
+
+    # SHA-256 of the key, 64 hexadecimal digits: a key is 256 random bits, so that a slow hash would protect nothing.
+    sha256: str = ""
+    # What it may do: publish; read histories, presence and channels; admin: sessions and users.
+    scopes: tuple[Scope, ...] = ("publish",)
+    # Patterns of the channels it may do that with.
+    channels: tuple[str, ...] = (">",)
+    # 0 = no bound. Messages, not requests: a batch of 100 is 100.
+    messages_per_second: Annotated[float, Meta(ge=0, le=10_000_000)] = 0.0
+
+
+class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP API for back ends."""
+
+    # HOST:PORT; empty = no API. Loopback, so that nothing is open to a network by accident.
+    listen: str = "127.0.0.1:8001"
+    # Host headers that are answered, as HOST or HOST:PORT, against DNS rebinding. Empty: with a loopback address the
+    # names of this machine, else every one.
+    hosts: list[str] = []
+    # Request body. A batch of 100 messages of 40 KB; nginx client_max_body_size: 1 MiB.
+    max_body_bytes: Bytes = 4_194_304
+    # Messages of one batch. Centrifugo has no bound; Pusher: 10.
+    max_batch_messages: Annotated[int, Meta(ge=1, le=65_536)] = 1000
+    # From a request's first byte to its last. nginx client_body_timeout: 60 s between two reads; here it is the total.
+    request_seconds: Seconds = 10.0
+    # A connection without a request. nginx keepalive_timeout: 75 s.
+    keep_alive_seconds: Seconds = 75.0
+    # Connections of one worker; a back end's pool of 100, ten times.
+    max_connections: Annotated[int, Meta(ge=1, le=2**16)] = 1024
+    # By name, which the log and the errors show instead of the key.
+    keys: dict[str, ApiKey] = {}
+
+
+class AuthKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What tokens are verified with. Exactly one of `file`, `environment` and `jwks_url`."""
+
+    # The one algorithm that is taken with this key (RFC 8725 section 3.1).
+    algorithm: Algorithm = "ES256"
+    # PEM or JWK of the public key; for HS256 the secret itself, at least 32 bytes (RFC 7518 section 3.2).
+    file: str = ""
+    # Name of the environment variable that holds the same.
+    environment: str = ""
+    # JSON Web Key Set (RFC 7517), fetched in the background.
+    jwks_url: str = ""
+    # Only for tokens that name this key. Empty: for tokens with any kid or none.
+    kid: str = ""
+    # Only for tokens of this issuer (`iss`), which then have to name it. Empty: whoever signed with it.
+    issuer: str = ""
+    # One of the token's audiences (`aud`) has to be this. Empty: tokens that name none.
+    audience: str = ""
+
+
+class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who a client is, by a JSON Web Token."""
+
+    # Keys by name, which the log and the errors show.
+    keys: dict[str, AuthKey] = {}
+    # Claim with the user's id, and with what others are shown with it.
+    user_claim: str = "sub"
+    info_claim: str = "info"
+    # Cookie that holds the token; empty = none. It is looked at for allowed origins only.
+    cookie: str = ""
+    # Take the query parameter `token`: URLs end up in access logs, histories and Referer headers (RFC 9700 4.3.2).
+    allow_tokens_in_urls_that_get_logged: bool = False
+    # Clocks differ: for exp, nbf and iat. RFC 7519 section 4.1.4: "no more than a few minutes".
+    leeway_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
+    # The event `expiring` before a connection's token expires. Centrifugo's clients refresh at the end of exp.
+    expiring_seconds: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    # Closes at expiry are spread over this long: tokens of many pages are made in one moment.
+    expiry_spread_seconds: Annotated[float, Meta(ge=0, le=600)] = 5.0
+    # A JSON connection that has neither an identity nor a subscription after this long is closed. NATS: 2 s.
+    auth_seconds: Seconds = 10.0
+    # Longest token. As limits.max_offer_bytes: half of a header line.
+    max_token_bytes: Annotated[int, Meta(ge=128, le=65_536)] = 4096
+    # Verified tokens remembered until they expire, by their SHA-256. Some 1 KB each.
+    cached_tokens: Annotated[int, Meta(ge=0, le=2**22)] = 16_384
+    # A key set is fetched again after this long, and when a token names an unknown key.
+    jwks_refresh_seconds: Annotated[float, Meta(ge=10, le=86_400)] = 300.0
+    jwks_timeout_seconds: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    # Between two fetches that unknown keys asked for: strangers must not drive them.
+    jwks_cooldown_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    jwks_max_bytes: Bytes = 262_144
+
+
+class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who a client is, by asking the site: for sites with sessions instead of tokens."""
+
+    # POST goes here at connect and for in-band subscribe; empty = no hook.
+    url: str = ""
+    # Until the answer is there; beyond it the client is refused (503).
+    timeout_seconds: Annotated[float, Meta(gt=0, le=2)] = 2.0
+    # Questions under way from one worker, and those that wait for their turn; more are refused (503).
+    max_concurrent: Annotated[int, Meta(ge=1, le=4096)] = 64
+    max_waiting: Annotated[int, Meta(ge=0, le=2**20)] = 4096
+    # Cookies and headers of the request that the site is shown, by name. Nothing else of it is.
+    cookies: list[str] = []
+    headers: list[str] = []
+    # A verdict is used again for the same question this long. 0 = never.
+    cache_seconds: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    cached_verdicts: Annotated[int, Meta(ge=0, le=2**22)] = 16_384
+    max_response_bytes: Bytes = 65_536
+    # The site knows the broker by this: `Authorization: Bearer` with the content of the file or variable.
+    secret_file: str = ""
+    secret_environment: str = ""
 
 
 class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +319,13 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for the channels of one pattern; the defaults also hold for channels that no pattern matches."""
 
+    # Who may subscribe: anyone; authenticated: any user; claim: whose token or hook lists the channel in `subscribe`;
+    # server: nobody by themselves, the API subscribes them.
+    subscribe: Who = "claim"
+    # Who may publish over a WebSocket, likewise, by `publish`; server: the API only.
+    publish: Who = "server"
+    # Publishes of one connection in one channel. 0 = no bound. Beyond it they are refused with rate_limited.
+    messages_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
     # What may be published. "json" is checked once and delivered as `data`; "any" keeps what came as it came.
     payload: Payload = "any"
     # Victim when a connection's send queue is full and the connection is blocked. "latest" keeps one unsent message;
@@ -223,4 +350,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     supervisor: Supervisor = Supervisor()
     limits: Limits = Limits()
     drain: Drain = Drain()
+    api: Api = Api()
+    auth: Auth = Auth()
+    hook: Hook = Hook()
     channels: dict[str, ChannelPolicy] = {}

@@ -4,8 +4,17 @@ import tomllib
 from pathlib import Path
 
 from broker.config.load import load
-from broker.config.schema import ChannelPolicy, Config, Drain, Limits, Server
+from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, Limits, Server
 
+# Each says what it is together with the line before it.
+SHARE_AN_EXPLANATION = (
+    "refusal_hold_max_seconds",
+    "info_claim",
+    "max_waiting",
+    "headers",
+    "cached_verdicts",
+    "secret_environment",
+)
 FILE = Path(__file__).parents[3] / "config" / "broker.toml"
 
 
@@ -14,6 +23,9 @@ def test_starting_with_the_reference_file_is_starting_with_the_defaults() -> Non
     assert loaded.server == Server()
     assert loaded.limits == Limits()
     assert loaded.drain == Drain()
+    assert loaded.api == Api()
+    assert loaded.auth == Auth()
+    assert loaded.hook == Hook()
     assert loaded.channels == {">": ChannelPolicy()}
     assert Config().channels == {}
 
@@ -24,6 +36,8 @@ def test_every_key_of_the_schema_is_in_the_reference_file_in_the_same_order() ->
     assert tuple(tree["server"]) == Server.__struct_fields__
     assert tuple(tree["limits"]) == Limits.__struct_fields__
     assert tuple(tree["drain"]) == Drain.__struct_fields__
+    for section, struct in (("api", Api), ("auth", Auth), ("hook", Hook)):
+        assert sorted(tree[section]) == sorted(struct.__struct_fields__)
     assert tuple(tree["channels"][">"]) == ChannelPolicy.__struct_fields__
 
 
@@ -34,7 +48,6 @@ def test_every_key_of_the_reference_file_is_explained() -> None:
             explained = True
         elif not line or line.startswith("["):
             explained = False
-        # refusal_hold_max_seconds shares the explanation of the line before it.
-        elif not line.startswith("refusal_hold_max_seconds"):
+        elif not line.startswith(SHARE_AN_EXPLANATION):
             assert explained, line
             explained = False

@@ -1,10 +1,5 @@
-"""The command line: `ws-broker`.
+"""`ws-broker serve`: configuration, listeners, then one process or a supervisor with several."""
 
-click, over Typer (which brings rich and more start-up time) and argparse (whose help does not teach by examples as
-easily). Exit codes: 0 ended as asked, 1 cannot run here, 2 wrong flags or configuration.
-"""
-
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,27 +7,7 @@ from pathlib import Path
 import click
 
 from broker import __version__
-
-EXIT_CANNOT_RUN = 1
-EXIT_USAGE = 2
-
-
-def check_system() -> None:
-    """Ends with one line if this machine or this installation cannot run the broker."""
-    if not sys.platform.startswith("linux"):
-        _end(f"runs on Linux only (it needs epoll and SO_REUSEPORT); this is {sys.platform}")
-    try:
-        importlib.import_module("broker.native._reactor")
-    except ImportError as error:
-        _end(
-            f"the native core is not built or does not fit this Python ({error}); "
-            "run `make build`, or install the wheel"
-        )
-
-
-def _end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
-    click.echo(f"ws-broker: {line}", err=True)
-    raise SystemExit(code)
+from broker.cli.ends import EXIT_USAGE, check_system, end
 
 
 def _workers(_: click.Context, __: click.Parameter, workers: str | None) -> int | str | None:
@@ -43,31 +18,7 @@ def _workers(_: click.Context, __: click.Parameter, workers: str | None) -> int 
     return int(workers)
 
 
-def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        check_system()
-        from broker.native._build import BUILD
-
-        python = ".".join(map(str, sys.version_info[:3]))
-        click.echo(f"ws-broker {__version__} ({BUILD} build, Python {python})")
-        context.exit()
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Version and build."
-)
-def main() -> None:
-    """Pub/sub over the browser's own WebSocket.
-
-    \b
-    Try it:
-      ws-broker serve --dev
-    then open the page it names in two tabs.
-    """
-
-
-@main.command()
+@click.command()
 @click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /.")
 @click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]")
 @click.option(
@@ -155,13 +106,13 @@ def _serve(config_file: Path | None, overrides: dict[str, object], history_count
         raise SystemExit(EXIT_USAGE) from None
     state_directory = config.server.state_directory
     if state_directory and not os.access(state_directory, os.R_OK | os.W_OK | os.X_OK):
-        _end(f"server.state_directory: {state_directory} is no directory that can be written")
+        end(f"server.state_directory: {state_directory} is no directory that can be written")
     configure_logging(verbose)
     workers = usable_cpus() if config.server.workers == "auto" else config.server.workers
     try:
         listeners = listeners_for(config, workers)
     except ListenError as error:
-        _end(str(error))
+        end(str(error))
     notifier = Notifier.from_environment()
     address = listeners[0].getsockname()
     if workers == 1:
@@ -169,7 +120,7 @@ def _serve(config_file: Path | None, overrides: dict[str, object], history_count
         return
     why = supervise(config, read, listeners, workers, notifier, lambda: _announce(address), verbose=verbose)
     if why is not None:
-        _end(why)
+        end(why)
 
 
 def _announce(address: tuple[str, int]) -> None:

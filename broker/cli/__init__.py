@@ -1,0 +1,1 @@
+"""The command line: `ws-broker`. A module for each group of commands; `main` puts them together."""
