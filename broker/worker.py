@@ -82,7 +82,10 @@ class Worker:
         limits = config.limits
         pages = load_pages() if config.server.dev else {}
         rules = OfferRules(
-            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+            NameRule(config.server.extra_channel_characters),
+            limits.max_offer_bytes,
+            limits.max_channels_per_connection,
+            config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
         self._loop = loop

@@ -34,7 +34,7 @@ class Expiry:
     ) -> None:
         self._reactor = reactor
         self._auth = auth
-        self._clock = clock
+        self.clock = clock
         self._chance = chance or random.Random()
         self._buckets: dict[int, list[int]] = {}
         self._seconds: list[int] = []
@@ -45,14 +45,14 @@ class Expiry:
         if expires is not None:
             self._put(conn, session, self._next_look(session, expires))
         elif session.identity.user is None and session.json and self._auth.keys:
-            self._put(conn, session, self._clock() + self._auth.auth_seconds)
+            self._put(conn, session, self.clock() + self._auth.auth_seconds)
 
     def _next_look(self, session: Session, expires: float) -> float:
         return expires - self._auth.expiring_seconds if session.json and not session.warned else expires
 
     def _put(self, conn: int, session: Session, at: float) -> None:
         # Up, not down: never a look too soon that would only have to be repeated.
-        now = self._clock()
+        now = self.clock()
         second = min(max(int(at) + 1, int(now) + 1), int(now) + HORIZON_SECONDS)
         if session.looked_at and session.looked_at <= second:
             return  # it stands in an earlier bucket already, and will be put again from there
@@ -66,7 +66,7 @@ class Expiry:
 
     def tick(self) -> None:
         """Looks at everybody whose second has come."""
-        now = self._clock()
+        now = self.clock()
         while self._seconds and self._seconds[0] <= now:
             second = heapq.heappop(self._seconds)
             for conn in self._buckets.pop(second):
