@@ -95,6 +95,8 @@ def _hint(variable: str) -> str:
 
 def read_value(text: str, kind: Any) -> object:
     """One value. Raises ValueError with a text that does not repeat it: it may be a secret in the wrong place."""
+    if any("\ud800" <= character <= "\udfff" for character in text):  # how Python passes on what it cannot decode
+        raise ValueError("is not UTF-8")
     if get_origin(kind) is Annotated:
         return read_value(text, get_args(kind)[0])
     if kind is bool:

@@ -7,7 +7,7 @@ msgspec. What values mean together is judged by validate.py.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from broker.config.environment import read_environment, strangers
 from broker.config.errors import ConfigError
 from broker.config.schema import Config, Workers
 from broker.config.sources import DEV, NAMED, Layers, Path, Source, dotted
-from broker.config.validate import Fault, contradictions
+from broker.config.validate import Check, Fault, contradictions
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
 _DEV: dict[Path, object] = {("drain", "delay_seconds"): 0.0, ("drain", "window_seconds"): 0.0}
@@ -49,14 +49,16 @@ def load_with_sources(
     history_count: int | None = None,
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
+    checks: Iterable[Check] = (),
 ) -> Loaded:
     """Reads `file`, lays the settings of `environment` over it and `overrides` over both. Raises ConfigError with all
     that is wrong.
 
     `overrides`: dotted path → value; "api.keys.NAME" is one too, with a table. `flags` names where they came from, in
-    the same words. `history_count`: of all channels whose pattern does not say it itself.
+    the same words. `history_count`: of all channels whose pattern does not say it itself. `checks`: what else has to be
+    right.
     """
-    return _Loading(file, overrides or {}, history_count, environment or {}, flags or {}).run()
+    return _Loading(file, overrides or {}, history_count, environment or {}, flags or {}).run(checks)
 
 
 class _Loading:
@@ -77,7 +79,7 @@ class _Loading:
         self._faults: list[Fault] = []
         self._problems: list[str] = []  # of whole files and variables, which have no path
 
-    def run(self) -> Loaded:
+    def run(self, checks: Iterable[Check]) -> Loaded:
         readable = self._lay_file()
         self._lay_environment()
         self._lay_flags()
@@ -89,6 +91,11 @@ class _Loading:
             self._faults += [fault for fault in contradictions(config) if not wrong & {fault.path, *fault.others}]
         self._problems += map(self._line, self._faults)
         self._problems += strangers(self._environment, _variables_named_by(config))
+        if readable:
+            wrong_sections = {str(fault.path[0]) for fault in self._faults}
+            for check in checks:
+                if not check.sections & wrong_sections:
+                    self._problems += _found(check, config)
         if self._problems:
             raise ConfigError(self._problems)
         return Loaded(config, self._layers.sources)
@@ -167,6 +174,13 @@ class _Loading:
             self._faults.append(Fault(path, "must be a table"))
             return {}
         return {name: self._struct(struct, one, (*path, name)) for name, one in table.items()}
+
+
+def _found(check: Check, config: Config) -> Iterable[str]:
+    try:
+        return list(check.find(config))
+    except ConfigError as error:
+        return error.problems
 
 
 def _read(path: FilePath) -> dict[str, Any]:

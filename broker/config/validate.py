@@ -38,6 +38,15 @@ class Fault(NamedTuple):
     source: Source | None = None
 
 
+class Check(NamedTuple):
+    """What a start looks at beyond the values themselves: the machine, files they name. `find` yields lines, or raises
+    ConfigError with them. `sections`: it is not asked if something in one of these is wrong already.
+    """
+
+    sections: frozenset[str]
+    find: Callable[[Config], Iterable[str]]
+
+
 def contradictions(config: Config) -> Iterator[Fault]:
     yield from _server(config.server)
     yield from _of_address(config)

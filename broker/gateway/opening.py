@@ -90,6 +90,11 @@ class Opening:
         self._heartbeat_seconds = heartbeat_seconds
         self._max_info_bytes = max_info_bytes
 
+    def reload(self, origins: OriginRule, refusals: Refusals) -> None:
+        """For those who connect from now on; nobody is asked twice."""
+        self._origins = origins
+        self._refusals = refusals
+
     def origin_allowed(self, request: Request) -> bool:
         return self._origins.allows(request.origin)
 
