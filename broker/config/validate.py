@@ -11,6 +11,7 @@ from typing import NamedTuple
 from broker.config.schema import ApiKey, Auth, AuthKey, Config, Hook, Server
 from broker.config.sources import Path, Source, dotted
 from broker.config.values import (
+    SUB,
     check_extra_characters,
     check_host,
     check_name,
@@ -20,7 +21,7 @@ from broker.config.values import (
     is_loopback,
     parse_listen,
     parse_network,
-    parse_origin,
+    parse_origin_rule,
     parse_pattern,
 )
 
@@ -118,7 +119,7 @@ def _server(server: Server) -> Iterator[Fault]:
         yield Fault(("server", "dev_on_any_address"), "means nothing without server.dev", (("server", "dev"),))
     for index, origin in enumerate(server.origins):
         if origin not in ("null", "*"):
-            yield from _checked(parse_origin, origin, ("server", "origins", index))
+            yield from _checked(parse_origin_rule, origin, ("server", "origins", index))
     path = ("server", "extra_channel_characters")
     yield from _checked(check_extra_characters, server.extra_channel_characters, path)
     yield from _each(parse_network, server.trusted_proxies, ("server", "trusted_proxies"))
@@ -180,7 +181,7 @@ def _api_key(key: ApiKey, path: Path) -> Iterator[Fault]:
             yield Fault((*path, field), "is empty, so the key could do nothing; take its table out instead")
     yield from _each(parse_pattern, key.channels, (*path, "channels"))
     for index, pattern in enumerate(key.channels):
-        if "{sub}" in pattern.split("."):
+        if SUB in pattern.split("."):
             yield Fault((*path, "channels", index), "{sub} is the id of a client's user, and a key has none")
 
 
