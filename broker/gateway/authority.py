@@ -72,6 +72,11 @@ class Gatekeeper:
         self._tokens = tokens
         self._hook = hook
 
+    def reload(self, origins: OriginRule, auth: Auth) -> None:
+        """Another configuration; the permissions reload themselves."""
+        self._origins = origins
+        self._auth = auth
+
     @property
     def takes_tokens(self) -> bool:
         return self._tokens is not None
