@@ -70,7 +70,9 @@ def _secret(hook: Hook, reader: Reader) -> bytes | None:
 
 
 def check(config: Config, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Reads every key and secret that the configuration names; returns warnings. Raises ConfigError with all problems."""
+    """Reads every key and secret that the configuration names. Returns warnings; raises ConfigError with all that is
+    wrong.
+    """
     problems: list[str] = []
     warnings: list[str] = []
     try:
