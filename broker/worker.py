@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import uvloop
@@ -36,6 +37,7 @@ from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
+from broker.native.counting import Count
 from broker.node import Node
 from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
@@ -55,6 +57,20 @@ BEAT_BATCHES = 4
 SUCCESSION_SECONDS = 1.0
 # What clients have to take a Close that was hastened, and to answer it.
 HASTENED_SECONDS = 1.0
+
+
+class Started(Protocol):
+    """What has connections or tasks of its own while the worker runs."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class StartedTokens(Tokens, Started, Protocol): ...
+
+
+class StartedHook(Hook, Started, Protocol): ...
 
 
 class Worker:
@@ -316,7 +332,21 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
-    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
+    counters = bytearray(8 * _counters.SIZE) if counters is None else counters
+    tokens, hook = identities(config, Count(counters))
+    for part in (tokens, hook):
+        if part is not None:
+            await part.start()
+    worker = Worker(
+        config,
+        listeners,
+        tokens=tokens,
+        hook=hook,
+        engine=engine,
+        counters=counters,
+        siblings=siblings,
+        beat=beat,
+    )
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -331,6 +361,26 @@ async def serve(
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
+    for part in (tokens, hook):
+        if part is not None:
+            await part.stop()
+
+
+def identities(config: Config, count: Count) -> tuple[StartedTokens | None, StartedHook | None]:
+    """What finds out who clients are, as far as it is configured. Raises ConfigError. Imported only then: the
+    cryptography takes 20 MB of each worker, the HTTP client 8 (measured).
+    """
+    tokens: StartedTokens | None = None
+    hook: StartedHook | None = None
+    if config.auth.keys:
+        from broker.auth.tokens import Tokens as _Tokens
+
+        tokens = _Tokens(config.auth, config.limits, count=count)
+    if config.hook.url:
+        from broker.auth.hook import Hook as _Hook
+
+        hook = _Hook(config.hook, config.limits, count=count)
+    return tokens, hook
 
 
 def run(

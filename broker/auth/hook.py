@@ -33,7 +33,7 @@ _MEMBERS = frozenset({"user", "info", "subscribe", "publish", "subs", "expires"}
 
 
 class Evidence(NamedTuple):
-    """The cookies and headers that the site is shown, as (name, value) in the order of the settings. Not for logs."""
+    """The cookies and headers that the site is shown, as (name, value). Its repr has names only."""
 
     cookies: tuple[tuple[str, str], ...]
     headers: tuple[tuple[str, str], ...]
@@ -106,31 +106,35 @@ class Hook:
         if self._client is not None:
             await self._client.aclose()
 
-    def evidence(self, headers: Iterable[tuple[bytes, bytes]]) -> Evidence:
-        """What is kept of a request for this and later questions: the listed cookies and headers, nothing else.
+    def evidence(self, headers: Iterable[tuple[bytes, bytes]], cookies: bool) -> Evidence:
+        """What is kept of a request for this and later questions: the listed cookies and headers, nothing else; without
+        `cookies` (a page of an origin that is not named) no cookie.
 
-        A cookie that is there twice counts as the first: browsers send the one of the longest path first (RFC 6265
-        section 5.4). A header that is there twice is joined with a comma (RFC 9110 section 5.3).
+        A cookie that is there twice with two values is left out: a sub-domain can set one of the same name, and nobody
+        can tell which is the site's. A header that is there twice is joined with a comma (RFC 9110 section 5.3).
         """
-        cookies: dict[str, str] = {}
+        values: dict[str, set[str]] = {name: set() for name in self._hook.cookies} if cookies else {}
         found: dict[str, str] = {}
         wanted = {name.lower() for name in self._hook.headers}
         for raw_name, raw_value in headers:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             if name == "cookie":
                 for pair in value.split(";"):
-                    key, equals, text = pair.partition("=")
-                    if equals and key.strip() in self._hook.cookies:
-                        cookies.setdefault(key.strip(), text.strip())
+                    key, equals, text = pair.strip(" \t").partition("=")
+                    if equals and key in values:
+                        values[key].add(text)
             elif name in wanted:
                 found[name] = f"{found[name]}, {value}" if name in found else value
         return Evidence(
-            tuple((name, cookies[name]) for name in self._hook.cookies if name in cookies),
-            tuple((name, found[name]) for name in map(str.lower, self._hook.headers) if name in found),
+            tuple((name, one.pop()) for name, one in values.items() if len(one) == 1),
+            tuple((name, found[name]) for name in sorted(wanted & found.keys())),
         )
 
-    async def ask(self, evidence: Evidence, origin: str | None, channels: tuple[str, ...]) -> Identity:
-        """Raises AuthError: not_authenticated (the site refuses), overloaded (no verdict). May be cancelled."""
+    async def ask(self, evidence: tuple[object, ...], origin: str | None, channels: tuple[str, ...]) -> Identity:
+        """`evidence`: as the method of this name gave it. Raises AuthError: not_authenticated (the site refuses),
+        overloaded (no verdict). May be cancelled.
+        """
+        assert isinstance(evidence, Evidence), "made by evidence()"
         question = _Question(evidence, origin, channels)
         verdict = self._remembered(question)
         if verdict is None:
