@@ -52,11 +52,12 @@ class Reader:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "no path"
             self.problems.append(f"{where}: {path!r} cannot be read: {reason.lower()}")
             return None
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            self.problems.append(f"{where}: {path!r} is no regular file")
+            return None
         with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                self.problems.append(f"{where}: {path!r} is no regular file")
-                return None
             content = file.read(MAX_SECRET_BYTES + 1)
         if len(content) > MAX_SECRET_BYTES:
             self.problems.append(f"{where}: {path!r} is larger than {MAX_SECRET_BYTES // 1024} KiB, which is no key")
