@@ -130,7 +130,9 @@ class _Loading:
 
     def _lay_flags(self) -> None:
         for key, value in self._overrides.items():
-            self._layers.lay(tuple(key.split(".", 2)), value, Source("flag", self._flags.get(key, "a flag")))
+            # The pattern of a channel has dots of its own.
+            path = tuple(key.split(".", 1 if key.startswith("channels.") else 2))
+            self._layers.lay(path, value, Source("flag", self._flags.get(key, "a flag")))
         if self._history_count is not None:
             self._keep_history(self._history_count)
         server = self._layers.tree.get("server")
