@@ -14,12 +14,20 @@ import msgspec
 
 from broker.config.errors import ConfigError
 from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, Limits, Server, Supervisor, Workers
-from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin_rule, parse_pattern
+from broker.config.values import (
+    check_extra_characters,
+    is_loopback,
+    parse_listen,
+    parse_network,
+    parse_origin_rule,
+    parse_pattern,
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
 _DEV_DRAIN = {"delay_seconds": 0.0, "window_seconds": 0.0}
+_DEV_LIMITS = {"messages_per_second": 0, "bytes_per_second": 0, "upgrades_per_second": 0}
 
 # As much as a hand-written file ever needs; a mistaken path to a log must not fill the memory.
 _MAX_FILE_BYTES = 1 << 20
@@ -86,10 +94,13 @@ def _config(tree: dict[str, Any], problems: list[str]) -> Config:
     drain = tree.get("drain", {})
     if server.dev and isinstance(drain, dict):
         drain = {**_DEV_DRAIN, **drain}
+    limits = tree.get("limits", {})
+    if server.dev and isinstance(limits, dict):
+        limits = {**_DEV_LIMITS, **limits}
     return Config(
         server=server,
         supervisor=_struct(Supervisor, tree.get("supervisor", {}), "supervisor", problems),
-        limits=_struct(Limits, tree.get("limits", {}), "limits", problems),
+        limits=_struct(Limits, limits, "limits", problems),
         drain=_struct(Drain, drain, "drain", problems),
         api=_struct(Api, tree.get("api", {}), "api", problems),
         auth=_struct(Auth, tree.get("auth", {}), "auth", problems),
@@ -162,6 +173,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     for smaller, larger, why in (
         ("max_offer_bytes", "max_head_bytes", "the offer is a part of the request head"),
         ("max_message_bytes", "send_queue_bytes", "a message that fits no queue could never be delivered"),
+        ("max_message_bytes", "byte_burst", "a message that fits no bucket could never be sent"),
         ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
         ("presence_info_bytes", "presence_list_bytes", "a member that fits no list could never be shown"),
         ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),
@@ -203,4 +215,9 @@ def _server_problems(server: Server) -> Iterator[str]:
         if origin not in ("null", "*"):
             _check(parse_origin_rule, origin, f"server.origins[{index}]", problems)
     _check(check_extra_characters, server.extra_channel_characters, "server.extra_channel_characters", problems)
+    for index, proxy in enumerate(server.trusted_proxies):
+        _check(parse_network, proxy, f"server.trusted_proxies[{index}]", problems)
+    for key, wanted in (("client_address", server.client_address != "peer"), ("proxy_protocol", server.proxy_protocol)):
+        if wanted and not server.trusted_proxies:
+            yield f"server.{key}: nobody is believed without server.trusted_proxies"
     yield from problems

@@ -36,6 +36,14 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address or a network in CIDR form."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address or network, as 10.0.0.1 or fd00::/8: {error}") from None
+
+
 def is_loopback(host: str) -> bool:
     """True if nobody outside this machine can reach a listener on `host`."""
     if host == "localhost":

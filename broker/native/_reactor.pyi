@@ -37,8 +37,8 @@ class Handler(Protocol):
         """A connection that was given a session has ended."""
 
     def on_proxied(self, conn: int, peer: str | None, client: str | None) -> bool:
-        """A PROXY header has come from `peer`: the connection is that of `client`, or, None, the proxy's own. False = the
-        peer may not say so, and is cut.
+        """A PROXY header has come from `peer`: the connection is that of `client`, or, None, the proxy's own.
+        False = the peer may not say so, and is cut.
         """
 
     def on_left(self, address: str) -> None:
