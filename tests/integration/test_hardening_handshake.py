@@ -1,4 +1,8 @@
-"""Vulnerabilities that others had in their handshakes, one test each, named after what a client would do."""
+"""Vulnerabilities that others had in their handshakes, one test each, named after them.
+
+Elsewhere: peers that vanish at each stage of a handshake, and connecting with no, one and duplicate channels
+(test_ends.py); a thousand dripping sockets (test_handshake.py).
+"""
 
 import logging
 import re

@@ -261,7 +261,7 @@ def test_a_message_that_fits_no_link_is_told(write: Write) -> None:
     [
         (
             {"server.trusted_proxies": ["10.0.0.1/8"]},
-            "server.trusted_proxies[0]: '10.0.0.1/8' is no address or network",
+            "server.trusted_proxies[0]: '10.0.0.1/8' is no address",
         ),
         ({"server.trusted_proxies": ["proxy"]}, "server.trusted_proxies[0]: 'proxy' is no address or network"),
         ({"server.client_address": "forwarded"}, "server.client_address: nobody is believed without"),
