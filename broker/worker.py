@@ -24,6 +24,8 @@ from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
+from broker.gateway.addresses import Addresses
+from broker.gateway.admission import Admission
 from broker.gateway.authority import Gatekeeper, Hook, Tokens
 from broker.gateway.commands import Commands
 from broker.gateway.control import Control
@@ -47,6 +49,8 @@ from broker.web.pages import load_pages
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
 _SESSIONS = _counters.NAMES.index("g_sessions")
+_CONNECTIONS = _counters.NAMES.index("g_connections")
+_REFUSED = _counters.NAMES.index("g_refused")
 DRAIN_FLUSH_SECONDS = 0.5
 DRAIN_POLL_SECONDS = 0.02
 # How often the event loop says that it turns, and looks after the listeners of others.
@@ -62,9 +66,9 @@ HASTENED_SECONDS = 1.0
 class Worker:
     """Built inside a running loop; `start` (or `begin`, `accept`) and `drain`. `engine` is given the node, its sink.
 
-    One of several is given `counters`, a row of the shared page, the listeners of its `siblings`, and `beat`: called
-    every 50 ms, it returns the listeners of siblings to take connections from, and sets `succeeded` if somebody else
-    serves the own ones too.
+    One of several is given `counters`, a row of the shared page, `taken`, how many connections all of them have, the
+    listeners of its `siblings`, and `beat`: called every 50 ms, it returns the listeners of siblings to take
+    connections from, and sets `succeeded` if somebody else serves the own ones too.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Worker:
         hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
         counters: bytearray | memoryview | None = None,
+        taken: Callable[[], int] | None = None,
         siblings: Sequence[socket.socket] = (),
         beat: "Callable[[Worker], Iterable[int]] | None" = None,
     ) -> None:
@@ -110,9 +115,10 @@ class Worker:
         self.reactor = Reactor(
             self.hub,
             self.gateway,
-            native_closes(),
+            native_closes(limits),
             loop.call_soon,
             text_ping=config.server.text_ping,
+            proxy_protocol=config.server.proxy_protocol,
             **settings,
         )
         self.history: History | None = None
@@ -145,6 +151,14 @@ class Worker:
             tokens, hook = identities.tokens, identities.hook
         self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
         self.expiry = Expiry(self.reactor, config.auth)
+        table = memoryview(self.counters).cast("B").cast("Q")
+        self.gateway.admission = Admission(
+            self.reactor,
+            limits,
+            Addresses(config.server.trusted_proxies, config.server.client_address),
+            table,
+            taken or (lambda: table[_CONNECTIONS] - table[_REFUSED]),
+        )
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
@@ -160,6 +174,8 @@ class Worker:
         )
         identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
         self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
+
+        self.gateway.opening.on_refused = self.gateway.admission.failed
 
     def start(self) -> None:
         self.begin()
@@ -344,6 +360,7 @@ async def serve(
     delay: bool = True,
     engine: Callable[[Sink], Engine] | None = None,
     counters: bytearray | memoryview | None = None,
+    taken: Callable[[], int] | None = None,
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,
 ) -> None:
@@ -372,6 +389,7 @@ async def serve(
         identities=identities,
         engine=engine,
         counters=counters,
+        taken=taken,
         siblings=siblings,
         beat=beat,
     )

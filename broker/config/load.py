@@ -20,7 +20,13 @@ from broker.config.sources import DEV, NAMED, Layers, Path, Source, dotted
 from broker.config.validate import Check, Fault, contradictions
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
-_DEV: dict[Path, object] = {("drain", "delay_seconds"): 0.0, ("drain", "window_seconds"): 0.0}
+_DEV: dict[Path, object] = {
+    ("drain", "delay_seconds"): 0.0,
+    ("drain", "window_seconds"): 0.0,
+    ("limits", "messages_per_second"): 0,
+    ("limits", "bytes_per_second"): 0,
+    ("limits", "upgrades_per_second"): 0,
+}
 
 # As much as a hand-written file ever needs; a mistaken path to a log must not fill the memory.
 _MAX_FILE_BYTES = 1 << 20
@@ -131,7 +137,7 @@ class _Loading:
     def _lay_flags(self) -> None:
         for key, value in self._overrides.items():
             # The pattern of a channel has dots of its own.
-            path = tuple(key.split(".", 1 if key.startswith("channels.") else 2))
+            path: Path = tuple(key.split(".", 1 if key.startswith("channels.") else 2))
             self._layers.lay(path, value, Source("flag", self._flags.get(key, "a flag")))
         if self._history_count is not None:
             self._keep_history(self._history_count)

@@ -55,6 +55,8 @@ WORKERS = (
     | _keys("limits", "ping_seconds ping_jitter pong_seconds write_seconds close_seconds linger_seconds")
     | _keys("limits", "interest_linger_seconds snapshot_seconds max_connections presence_info_bytes")
     | _keys("limits", "link_window_bytes link_silence_seconds")
+    | _keys("limits", "messages_per_second message_burst bytes_per_second byte_burst upgrades_per_second upgrade_burst")
+    | _keys("limits", "max_connections_total max_connections_per_address blocked_after_refusals_per_minute")
     | _keys("api", "max_body_bytes max_batch_messages request_seconds keep_alive_seconds max_connections")
     | _keys("channels", "payload queue history_count history_seconds history_bytes presence raw_gap")
 )

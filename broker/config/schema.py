@@ -45,6 +45,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_message_bytes: Bytes = 65_536
     # Frames of one message, empty ones too. 64 bytes each at 64 KiB; without it, CVE-2026-48779 in `ws`.
     max_fragments: Annotated[int, Meta(ge=1, le=65_535)] = 1024
+    # Frames of data, pings and pongs in the long run, and at once; 0 = no bound. Beyond: 4129. A page that sends with
+    # each of 60 pictures a second stays far below; what a network held back for five seconds may come at once.
+    messages_per_second: Annotated[int, Meta(ge=0, le=10_000_000)] = 1000
+    message_burst: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5000
+    # The same for bytes, headers of frames included: 64 of the largest messages a second. The burst is more than Linux
+    # keeps of a stalled connection (net.ipv4.tcp_rmem: 6 MiB).
+    bytes_per_second: Annotated[int, Meta(ge=0, le=2**30)] = 4_194_304
+    byte_burst: Bytes = 8_388_608
     # From the first byte of a message to its last. nginx client_body_timeout: 60 s between reads; here it is the total.
     message_seconds: Seconds = 30.0
     # Nesting of JSON that is published. Between Jackson (1000) and what a page's own code ever walks.
@@ -104,6 +112,19 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen_backlog: Annotated[int, Meta(ge=1, le=65_535)] = 4096
     # Per worker; 0 = as many as the limit of file descriptors leaves. Above it: 503 with Retry-After.
     max_connections: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    # The same over all workers of this broker; 0 = as many as they take. For what is behind it: a licence, a database.
+    max_connections_total: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    # Upgrades that one worker looks at in the long run, and at once; 0 = no bound. Above it: 503 with Retry-After,
+    # before anybody's identity is asked for. As many as a drain sends away, drain.closes_per_second; the burst is what
+    # the accept queue holds.
+    upgrades_per_second: Annotated[int, Meta(ge=0, le=1_000_000)] = 2000
+    upgrade_burst: Annotated[int, Meta(ge=1, le=2**24)] = 4096
+    # Sessions of one address on one worker; 0 = no bound, because most brokers see one proxy, and a school or an office
+    # is one address as well. Above it: 429. IPv6 counts by /64, which is what one subscriber of a provider has.
+    max_connections_per_address: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    # An address whose handshakes were refused more often than this is answered 429 for the rest of its minute, whatever
+    # it asks for; 0 = never. Off for the same reason.
+    blocked_after_refusals_per_minute: Annotated[int, Meta(ge=0, le=2**20)] = 0
     # Refusals that a page can read (101, then Close), per address and minute; beyond that plain HTTP. One page that
     # retries every second.
     refusals_per_address_per_minute: Annotated[int, Meta(ge=0, le=2**20)] = 60

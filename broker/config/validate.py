@@ -137,6 +137,7 @@ def _limits(config: Config) -> Iterator[Fault]:
     for smaller, larger, why in (
         ("max_offer_bytes", "max_head_bytes", "the offer is a part of the request head"),
         ("max_message_bytes", "send_queue_bytes", "a message that fits no queue could never be delivered"),
+        ("max_message_bytes", "byte_burst", "a message that fits no bucket could never be sent"),
         ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
         ("presence_info_bytes", "presence_list_bytes", "a member that fits no list could never be shown"),
         ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),

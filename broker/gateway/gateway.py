@@ -8,6 +8,8 @@ import logging
 import random
 from collections.abc import Mapping
 
+from broker.gateway.addresses import address_key
+from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.driving import Driver
 from broker.gateway.opening import Opening
@@ -32,7 +34,7 @@ _CALLBACK_ERROR = CAUSES.index("callback_error")
 
 
 class Gateway:
-    """`pages` maps a path to a whole HTTP response. Set `reactor`, `opening` and `commands` before the first turn.
+    """`pages` maps a path to a whole HTTP response. Set the attributes before the first turn.
 
     After `decision_seconds` nobody waits for a decision any more: the reactor has ended the connection by then.
     """
@@ -40,6 +42,7 @@ class Gateway:
     reactor: Reactor
     opening: Opening
     commands: Commands
+    admission: Admission
 
     def __init__(
         self,
@@ -61,8 +64,12 @@ class Gateway:
         if request.status != 101:
             self._answer(conn, request)
         elif request.path != WEBSOCKET_PATH:
+            self.admission.malformed(conn)
             self.reactor.respond(conn, problem(404, "the WebSocket is at /ws"), _BAD_REQUEST)
+        elif (refusal := self.admission.refusal(conn, request)) is not None:
+            self.reactor.respond(conn, *refusal)
         elif not self.opening.origin_allowed(request):
+            self.admission.failed(conn)
             self.reactor.respond(conn, problem(403, "pages of this origin may not connect"), _BAD_REQUEST)
         else:
             try:
@@ -98,9 +105,13 @@ class Gateway:
     def on_malformed(self, conn: int, status: int, head_only: bool) -> None:
         self._refuse(conn, problem(status, None), head_only)
 
+    def on_proxied(self, conn: int, peer: str | None, client: str | None) -> bool:
+        return self.admission.proxied(conn, peer, client)
+
     def _refuse(self, conn: int, answer: bytes, head_only: bool) -> None:
         if head_only:  # the length alone: clients take a body for garbage (RFC 9110 9.3.2)
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        self.admission.malformed(conn)
         self.reactor.respond(conn, answer, _BAD_REQUEST)
 
     # Messages.
@@ -153,7 +164,7 @@ class Gateway:
     def on_too_slow(self, conn: int, session: object) -> bytes:
         # By user where one is known: hundreds of them may share an address. No address has a space in it.
         user = session.user if isinstance(session, Session) else None
-        times = self._slow.count(f"user {user}" if user is not None else self.reactor.address(conn) or "")
+        times = self._slow.count(f"user {user}" if user is not None else address_key(self.reactor.address(conn) or ""))
         return close_payload(BY_WORD["too_slow_again" if times >= TOO_SLOW_AGAIN else "too_slow"])
 
     def cut(self, conn: int, word: str) -> None:
@@ -167,6 +178,9 @@ class Gateway:
         log.debug("session ended: %s", cause_word(cause))
         if isinstance(session, Session):
             self.commands.ended(session)
+
+    def on_left(self, address: str) -> None:
+        self.admission.left(address)
 
     def on_error(self, error: BaseException) -> None:
         log.error("an event of one connection failed", exc_info=error)

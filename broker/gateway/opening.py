@@ -5,7 +5,7 @@ then stands still, and whoever comes back finds it by its id or not at all.
 """
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from broker.auth.identity import AuthError, Identity
@@ -76,6 +76,8 @@ class Opening:
         self._hello_limits = hello_limits
         self._heartbeat_seconds = heartbeat_seconds
         self._max_info_bytes = max_info_bytes
+        # Called with each connection that is refused for what it asked for.
+        self.on_refused: Callable[[int], None] = lambda conn: None
         self._permissions = permissions or Permissions({})
         self._expiry = expiry
 
@@ -143,6 +145,7 @@ class Opening:
 
     def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:
         cause = CAUSE_OF[row.word]
+        self.on_refused(conn)
         address = self._reactor.address(conn)
         if self._refusals.readable(request.origin, request.offer is not None, answer, address):
             assert request.accept is not None, "only valid upgrades come here"

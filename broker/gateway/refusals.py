@@ -6,12 +6,15 @@ Bodies and reasons are fixed texts: nothing a client sent is repeated.
 """
 
 import http
+import math
 import random
 import time
 from collections.abc import Callable
 
 import msgspec
 
+from broker.config.schema import Limits
+from broker.gateway.addresses import address_key
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
 from broker.native._frames import FAILURES
 from broker.protocol.close_codes import BY_WORD, CLOSE_CODES, CloseCode, reason
@@ -45,10 +48,12 @@ _EXTRA_HEADERS: dict[int, tuple[tuple[str, str], ...]] = {
 }
 
 
-def problem(status: int, detail: str | None, code: str | None = None) -> bytes:
+def problem(status: int, detail: str | None, code: str | None = None, retry_after_seconds: int | None = None) -> bytes:
     """A refusal as a whole HTTP response with a problem document."""
     body = msgspec.json.encode(Problem(http.HTTPStatus(status).phrase, status, detail, code))
-    return response(status, body, (("Content-Type", "application/problem+json"), *_EXTRA_HEADERS.get(status, ())))
+    retry = () if retry_after_seconds is None else (("Retry-After", str(retry_after_seconds)),)
+    extra = (*_EXTRA_HEADERS.get(status, ()), *retry)
+    return response(status, body, (("Content-Type", "application/problem+json"), *extra))
 
 
 def close_payload(row: CloseCode, in_ms: int | None = None, text: str | None = None) -> bytes:
@@ -63,6 +68,8 @@ CAUSE_WORDS: tuple[str, ...] = tuple(
     if (row.word not in CAUSES and row.code >= 4000) or row.code in (1000, 1001, 1003, 1012, 1013)
 )
 CAUSE_OF = {word: FIRST_POLICY_CAUSE_INDEX + index for index, word in enumerate(CAUSE_WORDS)}
+# The native core closes for the same reason, and counts it.
+CAUSE_OF["rate_limited"] = CAUSES.index("rate_limited")
 _WORD_OF = dict(enumerate(CAUSES)) | {cause: word for word, cause in CAUSE_OF.items()}
 
 
@@ -81,11 +88,18 @@ _NATIVE_WORDS = {
 }
 
 
-def native_closes() -> list[bytes]:
+def refill_ms(limits: Limits) -> int:
+    """How long a connection's buckets take to fill. Whoever comes back after it has no more by reconnecting."""
+    pairs = ((limits.message_burst, limits.messages_per_second), (limits.byte_burst, limits.bytes_per_second))
+    return max((-(-burst * 1000 // rate) for burst, rate in pairs if rate), default=0)
+
+
+def native_closes(limits: Limits | None = None) -> list[bytes]:
     """The Close payload of each cause that the native core finds by itself, by index; FULL is answered in HTTP."""
     closes = [b""] * len(CAUSES)
     for cause, word in _NATIVE_WORDS.items():
         closes[CAUSES.index(cause)] = close_payload(BY_WORD[word])
+    closes[CAUSES.index("rate_limited")] = close_payload(BY_WORD["rate_limited"], refill_ms(limits or Limits()))
     closes[CAUSES.index("full")] = problem(503, "this server holds as many connections as it may", "overloaded")
     for code, word, text in FAILURES[1:]:
         closes[CAUSES.index(word)] = code.to_bytes(2) + f"code={word};{text}".encode()
@@ -111,6 +125,12 @@ class Rate:
         self._seen[key] = (since, count + 1)
         return count + 1
 
+    def blocked(self, key: str, most: int) -> int:
+        """Seconds until the key's minute is over, if it has more events than `most` in it; else 0."""
+        since, count = self._seen.get(key, (0.0, 0))
+        left = since + WINDOW_SECONDS - self._clock()
+        return math.ceil(left) if count > most and left > 0 else 0
+
 
 class Refusals:
     """Chooses between a Close that a page can read and a plain status."""
@@ -126,7 +146,7 @@ class Refusals:
         if offered and answer is None:
             return False
         if self._style == "auto":
-            return origin is not None and self._rate.count(address or "") <= self._per_minute
+            return origin is not None and self._rate.count(address_key(address or "")) <= self._per_minute
         return self._style == "close"
 
     def hold_seconds(self) -> float:

@@ -41,8 +41,17 @@ cdef enum:
     CAUSE_MEMORY = 11
     CAUSE_CALLBACK_ERROR = 12
     CAUSE_FULL = 13
-    CAUSE_PROTOCOL = 14
-    FIRST_POLICY_CAUSE = 32
+    CAUSE_RATE = 14
+    CAUSE_PROXY = 15
+    CAUSE_PROTOCOL = 16
+    FIRST_POLICY_CAUSE = 40
+
+# What else is remembered of a connection (bits of `marks`).
+cdef enum:
+    MARK_PROXY = 1      # its PROXY header is still to come
+    MARK_NAMED = 2      # its client's address is another than the socket's: in the reactor's `names`
+    MARK_TOLD = 4       # the gateway is told when it ends
+    MARK_REFUSED = 8    # refused in HTTP; counted in G_REFUSED
 
 cdef struct Connection:
     Outbox box                      # first: an Outbox pointer is a Connection pointer
@@ -63,6 +72,8 @@ cdef struct Connection:
     Connection *next_grave
     Connection *next_hungry
     uint64_t published              # number of its last publish on the link; 0 = none
+    uint64_t messages_full_at_ns    # buckets of what it sends; _rate.pxd
+    uint64_t bytes_full_at_ns
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,
     uint32_t message_tick           # of the message begun,
@@ -85,6 +96,7 @@ cdef struct Connection:
     uint8_t page                    # its request had an Origin: a browser, which never half-closes
     uint8_t hungry                  # in the hungry list: it wanted room and has it, or has ended
     uint8_t reset                   # close with RST: a deadline passed
+    uint8_t marks                   # MARK_
 
 cdef struct Place:
     Connection *connection          # OWNED; NULL = free

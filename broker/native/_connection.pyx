@@ -1,6 +1,6 @@
 """Connections as C structs.
 
-One malloc of some 320 bytes a connection; an idle one owns nothing else but its subscriptions. Everybody outside the reactor names
+One malloc of some 380 bytes a connection; an idle one owns nothing else but its subscriptions. Everybody outside the reactor names
 a connection by its id, generation << 32 | slot, and finds out by table_find whether it is still there: an await, a timer or an
 event of the poller may outlive it. The struct moves through its states only in the reactor.
 """
@@ -15,11 +15,11 @@ from broker.native._queue cimport outbox_init
 
 CAUSES = (
     "unknown", "peer_gone", "peer_closed", "answered", "bad_request", "handshake_timeout", "decision_timeout", "message_timeout",
-    "pong_timeout", "write_timeout", "too_slow", "memory", "callback_error", "full",
+    "pong_timeout", "write_timeout", "too_slow", "memory", "callback_error", "full", "rate_limited", "proxy_header",
 ) + tuple(row[1] for row in FAILURES)
 FIRST_POLICY_CAUSE_INDEX = FIRST_POLICY_CAUSE
 CONNECTION_BYTES = sizeof(Connection)
-assert CAUSES[CAUSE_FULL] == "full" and len(CAUSES) <= FIRST_POLICY_CAUSE, "causes and failures leave room for the gateway's"
+assert CAUSES[CAUSE_PROXY] == "proxy_header" and len(CAUSES) <= FIRST_POLICY_CAUSE, "causes and failures leave room for the gateway's"
 
 
 cdef Connection *table_add(Table *table, int fd) noexcept nogil:

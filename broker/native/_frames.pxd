@@ -38,6 +38,7 @@ cdef struct FrameLimits:
 cdef struct Parsed:
     uint8_t *data                   # BORROWED until the next call with this parser or the end of the caller's buffer
     size_t size
+    uint32_t frames                 # that a message came in; 1 for control frames
     uint16_t close_code
     uint8_t opcode
     uint8_t failure

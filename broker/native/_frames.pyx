@@ -252,6 +252,7 @@ cdef inline int message_take(
         parsed.size = parser.held_size
         parser.held_size = 0
         parser.stage = STAGE_DELIVERED
+    parsed.frames = parser.fragments
     parser.message_opcode = 0
     parser.fragments = 0
     return FRAME_MESSAGE
@@ -298,6 +299,7 @@ cdef int control_take(FrameParser *parser, uint8_t *data, size_t left, size_t *t
         parser.frame_left -= take
     if parser.frame_left:
         return FRAME_NEED_MORE
+    parsed.frames = 1
     if whole:
         parsed.data = data
         parsed.size = take

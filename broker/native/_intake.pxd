@@ -1,31 +1,23 @@
-# Accepting and reading: request heads, frames, pending input.
+# Reading: request heads, frames, pending input.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from broker.native._accept cimport Acceptor
 from broker.native._connection cimport Connection
 from broker.native._frames cimport FrameLimits, Parsed
 from broker.native._hub cimport Message
-from broker.native._lifecycle cimport Lifecycle
+from broker.native._rate cimport RateRule
 from broker.native._request cimport RequestLimits
 
-cdef enum:
-    MOST_LISTENERS = 64
-    TAG_LISTENER = 1        # epoll tags below 2**32 have generation 0, which no connection has: TAG_LISTENER + index
-
-cdef class Intake(Lifecycle):
-    cdef int listeners[64]
-    cdef int listener_count
-    cdef bint accept_paused
-    cdef bint accept_left           # other workers take what comes to our listeners
-    cdef bint left_when_full        # they will, once we hold max_connections
-    cdef uint32_t accept_again_tick
-    cdef uint32_t max_connections
+cdef class Intake(Acceptor):
     cdef uint32_t pass_messages
     cdef uint64_t pass_offers
     cdef int json_depth
     cdef bint _direct               # a raw message goes from here to the hub: the engine is in this process
     cdef bint text_ping
     cdef bint publish_blocked       # connections that publish by themselves are not read: the engine has to catch up
+    cdef RateRule message_rate      # of each connection: frames that were handled,
+    cdef RateRule byte_rate         # and bytes taken of it
     cdef FrameLimits frame_limits
     cdef RequestLimits request_limits
     cdef uint8_t *input             # OWNED, read_bytes: the one read buffer
@@ -44,11 +36,6 @@ cdef class Intake(Lifecycle):
     cdef bint scheduled
 
     cdef void schedule(self)
-    cdef bint accept_some(self, int listener)
-    cdef void pause_accept(self)
-    cdef void resume_accept(self)
-    cdef void watch_listeners(self)
-    cdef void readable(self, Connection *connection)
     cdef bint _left_while_waiting(self, Connection *connection) noexcept nogil
     cdef void receive(self, Connection *connection, uint8_t *data, size_t size)
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size)
@@ -60,12 +47,12 @@ cdef class Intake(Lifecycle):
     cdef void on_message(self, Connection *connection, Parsed *parsed)
     cdef void forward(self, Connection *connection, Message *message)
     cdef void publish_raw(self, Connection *connection, Parsed *parsed)
+    cdef bint _within_rate(self, Connection *connection, uint64_t frames, uint64_t bytes)
     cdef void on_peer_close(self, Connection *connection, Parsed *parsed)
     cdef void _release_stash(self, Connection *connection)
     cdef void _forget_parser(self, Connection *connection)
     cdef void _pong(self, Connection *connection, Parsed *parsed)
     cdef void _bad_payload(self, Connection *connection, word, size_t where)
-    cdef void _respond(self, Connection *connection, bytes response, uint8_t cause)
     cdef void _unpause(self, Connection *connection)
     cdef void identify(self, Connection *connection) noexcept nogil
 

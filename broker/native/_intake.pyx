@@ -1,6 +1,6 @@
-"""Input: accepting, reading, request heads, frames, and the budget that keeps one publisher from holding the turn.
+"""Input: reading, request heads, frames, and the budget that keeps one publisher from holding the turn.
 
-Third layer of the reactor. Input is read into one buffer. A read pass takes so many messages and causes so many deliveries at most;
+Fourth layer of the reactor. Input is read into one buffer. A read pass takes so many messages and causes so many deliveries at most;
 the rest is copied to the connection, which joins the pending list: bytes in user space are never reported again by the kernel.
 Each call into Python is caught per connection. A callback may close, publish or unsubscribe anything: after it the connection's
 state is looked at again, and nothing of a stash is touched that may have been freed.
@@ -13,16 +13,16 @@ from libc.stdlib cimport abort, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport read
 
+from broker.native._accept cimport Acceptor
 from broker.native._connection cimport (
-    CAUSE_FULL, CAUSE_MEMORY, CAUSE_PEER_CLOSED, CAUSE_PEER_GONE, CAUSE_PROTOCOL, CLOSING, Connection, DEAD, DECIDING,
-    ENDING, HEAD, OPEN, PAUSED_COMMAND, PAUSED_CREDIT, PAUSED_DECISION, connection_id, stash_append, stash_free, table_add, table_remove,
+    CAUSE_MEMORY, CAUSE_PEER_CLOSED, CAUSE_PEER_GONE, CAUSE_PROTOCOL, CAUSE_RATE, CLOSING, Connection, DEAD, DECIDING, ENDING, HEAD,
+    MARK_PROXY, OPEN, PAUSED_COMMAND, PAUSED_CREDIT, PAUSED_DECISION, connection_id, stash_append, stash_free,
 )
 from broker.native._counters cimport (
-    G_CONNECTIONS, N_ACCEPTED, N_ACCEPT_PAUSES, N_BYTES_READ, N_CLOSED, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED,
-    N_PUBLISHED, N_REFUSED_FULL, N_REQUESTS, N_SEQUENCED,
+    N_BYTES_READ, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED, N_PUBLISHED, N_RATE_LIMITED, N_REQUESTS, N_SEQUENCED,
 )
 from broker.native._frames cimport (
-    FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, Parsed, frames_free, frames_held, frames_in_message,
+    FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, FRAME_PONG, Parsed, frames_free, frames_held, frames_in_message,
     frames_next,
 )
 from broker.native._hub cimport (
@@ -30,33 +30,33 @@ from broker.native._hub cimport (
 )
 from broker.native._json cimport base64_write, json_check
 from broker.native._json import PROBLEMS
-from broker.native._lifecycle cimport Lifecycle
-from broker.native._poller cimport POLL_IN, POLL_NOTHING, WATCH_ADD, WATCH_CHANGE, poller_watch
-from broker.native._queue cimport Frame, LANE_CONTROL, frame_message, frame_new, outbox_set_pong
+from broker.native._poller cimport POLL_IN
+from broker.native._queue cimport Frame, LANE_CONTROL, frame_message, outbox_set_pong
+from broker.native._rate cimport rate_set, rate_take
 from broker.native._request cimport Request, request_end, request_parse
-from broker.native._socket cimport ACCEPT_LATER, SOCKET_AGAIN, SOCKET_GONE, accept_one, close_socket, peek, read_some
+from broker.native._socket cimport SOCKET_AGAIN, peek, read_some
 
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *buffer, size_t size, unsigned int flags)
 
-cdef uint32_t REFUSING = 32             # connections above max_connections that are answered 503; the others are reset
+cdef uint32_t LONGEST_HEADER = 14        # of a frame: RFC 6455 5.2
 cdef uint64_t TURN_NS = 5000000         # a turn reads no further after this long: the rest is reported again, or waits its turn
-cdef int ACCEPT_BATCH = 64              # connections taken of one listener before others have their turn
-cdef uint32_t ACCEPT_PAUSE_TICKS = 4    # 200 ms until accept is tried again after EMFILE
 
 
-cdef class Intake(Lifecycle):
+cdef class Intake(Acceptor):
     def __cinit__(self, Hub hub, handler, closes, call_soon, *, uint32_t max_head_bytes, uint32_t max_headers,
-                  uint64_t max_message_bytes, uint32_t max_fragments, uint32_t max_connections, int max_json_depth,
-                  uint32_t read_pass_bytes, uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, **_):
+                  uint64_t max_message_bytes, uint32_t max_fragments, int max_json_depth, uint32_t read_pass_bytes,
+                  uint32_t read_pass_messages, uint64_t read_pass_offers, bint text_ping=True, uint32_t messages_per_second=0,
+                  uint32_t message_burst=0, uint32_t bytes_per_second=0, uint32_t byte_burst=0, **_):
         self.call_soon = call_soon
-        self.max_connections = max_connections
         self.pass_messages = read_pass_messages
         self.pass_offers = read_pass_offers
         self.json_depth = max_json_depth
         self.text_ping = text_ping
         self._direct = True
+        rate_set(&self.message_rate, messages_per_second, message_burst)
+        rate_set(&self.byte_rate, bytes_per_second, <uint64_t>byte_burst + LONGEST_HEADER)     # so that the largest message fits
         self.frame_limits.max_message_bytes = max_message_bytes
         self.frame_limits.max_fragments = max_fragments
         self.request_limits.max_head_bytes = max_head_bytes
@@ -75,74 +75,6 @@ cdef class Intake(Lifecycle):
         if not self.in_turn and not self.scheduled:
             self.scheduled = True
             self.call_soon(self.turn_method)
-
-    # Accepting.
-
-    cdef void pause_accept(self):
-        self.accept_paused = True
-        self.accept_again_tick = self.tick + ACCEPT_PAUSE_TICKS
-        self.all.counters[N_ACCEPT_PAUSES] += 1
-        self.watch_listeners()
-
-    cdef void resume_accept(self):
-        self.accept_paused = False
-        self.watch_listeners()
-
-    cdef void watch_listeners(self):
-        cdef int i
-        for i in range(self.listener_count):
-            poller_watch(self.poller, WATCH_CHANGE, self.listeners[i], POLL_NOTHING if self.accept_paused or self.accept_left else POLL_IN, TAG_LISTENER + i)
-
-    cdef bint accept_some(self, int listener):
-        """Takes one batch; True = there may be more."""
-        cdef Connection *connection
-        cdef int i, fd
-        if self.accept_paused:
-            return False
-        for i in range(ACCEPT_BATCH):
-            if self.left_when_full and self.table.used - self.refusing >= self.max_connections:
-                self.accept_left = True
-                self.watch_listeners()
-                return False
-            fd = accept_one(listener)
-            if fd == SOCKET_AGAIN:
-                return False
-            if fd == SOCKET_GONE:
-                continue
-            if fd == ACCEPT_LATER:
-                self.pause_accept()
-                return False
-            if self.table.used >= self.max_connections + REFUSING:      # those being told 503 are bounded too
-                close_socket(fd, True)
-                self.all.counters[N_ACCEPTED] += 1
-                self.all.counters[N_REFUSED_FULL] += 1
-                self.all.counters[N_CLOSED + CAUSE_FULL] += 1
-                continue
-            connection = table_add(&self.table, fd)
-            if connection == NULL or poller_watch(self.poller, WATCH_ADD, fd, POLL_IN, connection_id(connection)):
-                close_socket(fd, True)
-                if connection != NULL:
-                    table_remove(&self.table, connection)
-                self.pause_accept()
-                return False
-            connection.watched = POLL_IN
-            connection.state_tick = self.tick + self.timing.handshake
-            self.arm(connection)
-            self.all.counters[N_ACCEPTED] += 1
-            self.all.counters[G_CONNECTIONS] += 1
-            if self.table.used - self.refusing > self.max_connections:
-                self.refusing += 1
-                self.all.counters[N_REFUSED_FULL] += 1
-                self._respond(connection, self.closes[CAUSE_FULL], CAUSE_FULL)      # before any work for it
-            else:
-                self.readable(connection)   # the request is often there already
-        return True
-
-    cdef void _respond(self, Connection *connection, bytes response, uint8_t cause):
-        cdef Frame *frame = frame_new(self.all, <size_t>PyBytes_GET_SIZE(response))
-        if frame != NULL:
-            memcpy(frame.data, PyBytes_AS_STRING(response), <size_t>PyBytes_GET_SIZE(response))
-        self.end_with(connection, frame, cause, False)      # without memory for the answer it just ends
 
     # Reading.
 
@@ -250,9 +182,12 @@ cdef class Intake(Lifecycle):
     # The request head.
 
     cdef void receive_head(self, Connection *connection, uint8_t *data, size_t size):
-        cdef uint32_t before = connection.stash_capacity, scanned = 0
+        cdef uint32_t before, scanned = 0
         cdef long end
         cdef Request request
+        if connection.marks & MARK_PROXY and not self.take_proxy(connection, &data, &size):
+            return
+        before = connection.stash_capacity
         if connection.stash != NULL:
             scanned = connection.stash_at
             if not stash_append(connection, data, size, self.request_limits.max_head_bytes + self.read_bytes):
@@ -329,6 +264,8 @@ cdef class Intake(Lifecycle):
             at += used
             if event == FRAME_NEED_MORE:
                 break
+            if (event == FRAME_MESSAGE or event == FRAME_PING or event == FRAME_PONG) and not self._within_rate(connection, parsed.frames, 0):
+                break
             if event == FRAME_MESSAGE:
                 messages += 1
                 if connection.state == OPEN:
@@ -345,6 +282,7 @@ cdef class Intake(Lifecycle):
                 self.fail(connection, <uint8_t>(CAUSE_PROTOCOL + parsed.failure))
                 break
         self.work += 1 + messages + (self.offers - offers) // 64
+        self._within_rate(connection, 0, at)
         held = frames_held(&connection.parser)
         if held and not frames_in_message(&connection.parser):
             frames_next(&connection.parser, &self.frame_limits, data + at, 0, &used, &parsed)     # gives back the message just handled
@@ -360,6 +298,20 @@ cdef class Intake(Lifecycle):
         if self.all.physical > self.hub.memory_bytes:
             self.relieve()
         return at
+
+    cdef bint _within_rate(self, Connection *connection, uint64_t frames, uint64_t bytes):
+        """Takes from the connection's buckets, by the time of the turn: a clock for each message would cost more than the bucket. What is
+        given up is whoever sends, not what was sent before. Bytes are taken when a pass is over, so it may exceed by its length.
+        """
+        if connection.state != OPEN:        # what arrives after the end is thrown away, and bounded by deadlines
+            return True
+        if rate_take(&self.message_rate, &connection.messages_full_at_ns, frames, self.turn_started) and rate_take(
+            &self.byte_rate, &connection.bytes_full_at_ns, bytes, self.turn_started
+        ):
+            return True
+        self.all.counters[N_RATE_LIMITED] += 1
+        self.fail(connection, CAUSE_RATE)
+        return False
 
     cdef void _forget_parser(self, Connection *connection):
         """What forget_input does, but for the stash, which the caller of `take` may be reading."""

@@ -7,6 +7,7 @@ from broker.native._queue cimport Frame
 
 cdef class Lifecycle(Output):
     cdef uint32_t refusing          # connections that are being told 503: they take no place from those that may come in
+    cdef dict names                 # id -> address of the client, where it is not the socket's
 
     cdef bint _passed(self, uint32_t tick) noexcept nogil
     cdef void queue_input(self, Connection *connection)
@@ -27,3 +28,4 @@ cdef class Lifecycle(Output):
     cdef void expire(self, Connection *connection)
     cdef void settle(self)
     cdef void bury(self)
+    cdef void _forget_name(self, Connection *connection)

@@ -18,9 +18,9 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from broker.native._connection cimport (
     CAUSE_CALLBACK_ERROR, CAUSE_DECISION_TIMEOUT, CAUSE_FULL, CAUSE_HANDSHAKE_TIMEOUT, CAUSE_MEMORY, CAUSE_MESSAGE_TIMEOUT,
     CAUSE_NONE, CAUSE_PEER_GONE, CAUSE_PONG_TIMEOUT, CAUSE_TOO_SLOW, CAUSE_WRITE_TIMEOUT, CLOSING, Connection, DEAD, DECIDING, ENDING,
-    HEAD, HELD, OPEN, connection_id, stash_free, table_remove,
+    HEAD, HELD, MARK_NAMED, MARK_REFUSED, MARK_TOLD, OPEN, connection_id, stash_free, table_remove,
 )
-from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
+from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_REFUSED, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
 from broker.native._frames cimport frames_free, frames_held
 from broker.native._poller cimport POLL_IN
 from broker.native._queue cimport (
@@ -35,6 +35,9 @@ from broker.native._output cimport Output
 
 
 cdef class Lifecycle(Output):
+    def __cinit__(self, *_, **__):
+        self.names = {}
+
     cdef void settle(self):
         """Decides on every doomed connection. Not inside a fan-out or flush."""
         cdef Connection *connection
@@ -180,6 +183,8 @@ cdef class Lifecycle(Output):
             self.all.counters[G_BLOCKED] -= 1
         self.all.counters[N_CLOSED + connection.cause] += 1
         self.all.counters[G_CONNECTIONS] -= 1
+        if connection.marks & MARK_REFUSED:
+            self.all.counters[G_REFUSED] -= 1
         if connection.opened:
             self.all.counters[G_SESSIONS] -= 1
         connection.next_grave = self.graves
@@ -212,11 +217,21 @@ cdef class Lifecycle(Output):
             if connection.held_close != NULL:
                 frame_release(self.all, connection.held_close)
             self.forget_input(connection)
+            if connection.marks & (MARK_NAMED | MARK_TOLD):
+                self._forget_name(connection)
             if connection.cause == CAUSE_FULL:
                 self.refusing -= 1
             close_socket(connection.fd, connection.reset)
             table_remove(&self.table, connection)
         self.graves = waiting
+
+    cdef void _forget_name(self, Connection *connection):
+        name = self.names.pop(connection_id(connection), None)
+        if connection.marks & MARK_TOLD:
+            try:
+                self.handler.on_left(name)
+            except BaseException as error:
+                self._report(error)
 
     # Deadlines.
 

@@ -1,6 +1,6 @@
 """The worker's end of a link: raw messages go to the engine and sequenced ones come to the hub, without Python.
 
-Fourth layer of the reactor. Every publish of this worker goes onto the link first, also for its own subscribers: it is delivered
+Fifth layer of the reactor. Every publish of this worker goes onto the link first, also for its own subscribers: it is delivered
 when it comes back in the engine's order. Publishes are numbered by being sent; the engine acknowledges how many and how many bytes it
 has taken, and what is under way is bounded by `link_window`. Without credit the sockets of publishers are not read. Reading
 the link never waits for writing it.

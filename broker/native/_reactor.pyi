@@ -36,6 +36,14 @@ class Handler(Protocol):
     def on_closed(self, conn: int, session: object, cause: int) -> None:
         """A connection that was given a session has ended."""
 
+    def on_proxied(self, conn: int, peer: str | None, client: str | None) -> bool:
+        """A PROXY header has come from `peer`: the connection is that of `client`, or, None, the proxy's own.
+        False = the peer may not say so, and is cut.
+        """
+
+    def on_left(self, address: str) -> None:
+        """A connection has ended that was given this address by `name`, `told`."""
+
     def on_error(self, error: BaseException) -> None:
         """A method above raised."""
 
@@ -65,6 +73,11 @@ class Reactor(Replaying):
         close_seconds: float,
         linger_seconds: float,
         text_ping: bool = True,
+        proxy_protocol: bool = False,
+        messages_per_second: int = 0,
+        message_burst: int = 0,
+        bytes_per_second: int = 0,
+        byte_burst: int = 0,
     ) -> None: ...
     def fileno(self) -> int: ...
     def turn(self) -> None: ...

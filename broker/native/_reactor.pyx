@@ -4,7 +4,7 @@ Theory of operation. The loop calls `turn` when the poller's fd is readable, or 
 the input that waits, polls up to four times or 1 ms (so that accept and request of one client share a turn), then flushes what all
 of that queued: one write a connection. Then come deadlines, connections whose queue overflowed, and the graveyard.
 
-The layers below it: _output writes, _lifecycle ends, _intake accepts and reads, _linked leads to an engine elsewhere, _verbs and _replay are what the rest of the
+The layers below it: _output writes, _lifecycle ends, _accept accepts, _intake reads, _linked leads to an engine elsewhere, _verbs and _replay are what the rest of the
 broker calls. Here is the turn. It never raises, because the loop would call a raising reader for ever.
 """
 
@@ -12,10 +12,10 @@ from libc.string cimport memset
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.unistd cimport close, read
 
+from broker.native._accept cimport MOST_LISTENERS, TAG_LISTENER
 from broker.native._connection cimport CAUSE_PEER_GONE, Connection, DEAD, connection_id, table_find
 from broker.native._counters cimport G_MEMORY_BYTES
 from broker.native._hub cimport Hub, Transport
-from broker.native._intake cimport MOST_LISTENERS, TAG_LISTENER
 from broker.native._linked cimport TAG_LINK
 from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
 from broker.native._socket cimport prepare_listener

@@ -1,6 +1,6 @@
 """Verbs on a subscription that is behind: it gets its messages one by one, from whoever holds the history.
 
-Sixth layer of the reactor. A subscription is live, which is: in its channel's fan-out, or it is behind. It begins behind when
+Seventh layer of the reactor. A subscription is live, which is: in its channel's fan-out, or it is behind. It begins behind when
 somebody resumes, and falls behind under policy catch_up. While it is, the node reads the history and calls `replay` for each
 message until the answer is FED_FULL; `on_room` says when to go on. `go_live` is called with nothing left to read: no message
 can be published in between, so the seam has neither hole nor duplicate.

@@ -1,6 +1,6 @@
 """Verbs on one connection, and on the subscriptions of a channel: what the rest of the broker calls by id.
 
-Fifth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
+Sixth layer of the reactor. They queue and mark, and leave the work to the next flush; each finds its connection anew, because
 the id may have outlived it.
 """
 
@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from broker.native._connection cimport (
-    CAUSE_ANSWERED, CAUSE_NONE, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
+    CAUSE_ANSWERED, CAUSE_NONE, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, MARK_NAMED, MARK_TOLD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
 )
 from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
 from broker.native._hub cimport Channel
@@ -336,9 +336,25 @@ cdef class Verbs(Linked):
         return text[:16].decode("ascii")
 
     def address(self, uint64_t conn):
-        """The peer's address, numeric; None when it is gone."""
+        """The client's address, numeric: what `name` said, else the peer's; None when it is gone."""
         cdef Connection *connection = self.find(conn)
-        return None if connection == NULL else peer_address(connection.fd)
+        if connection == NULL:
+            return None
+        return self.names[conn] if connection.marks & MARK_NAMED else peer_address(connection.fd)
+
+    def name(self, uint64_t conn, str address not None, bint told):
+        """The client's address is this one; `told`: on_left is given it when the connection ends. Costs memory, unlike the peer's own."""
+        cdef Connection *connection = self.find(conn)
+        if connection == NULL:
+            return False
+        self.names[conn] = address                      # until _forget_name
+        connection.marks |= MARK_NAMED | MARK_TOLD if told else MARK_NAMED
+        return True
+
+    @property
+    def now_ns_since_start(self):
+        """The reactor's clock, for whoever's deadlines have to agree with its own."""
+        return self.now_ns() - self.started_ns
 
     def session(self, uint64_t conn):
         """What `open` was given."""

@@ -120,6 +120,7 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         ready,
         delay=False,  # the supervisor has waited
         counters=row.counters,
+        taken=page.taken,
         engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot, spec.config.limits),
         siblings=[sockets[at] for at in sockets if at not in polled],
         beat=siblings.beat,

@@ -23,6 +23,7 @@ GENERATIONS = 2
 RETIRED, ENGINE = 0, 1
 
 _CONNECTIONS = NAMES.index("g_connections")
+_REFUSED = NAMES.index("g_refused")
 
 
 def worker_slot(index: int, generation: int) -> int:
@@ -71,6 +72,10 @@ class Row:
     def connections(self) -> int:
         return int(self._cells[_CONNECTIONS])
 
+    @property
+    def refused(self) -> int:
+        return int(self._cells[_REFUSED])
+
     def begin(self, pid: int) -> None:
         """What a child says first."""
         self._cells[_PID] = pid
@@ -118,6 +123,11 @@ class Page:
         """Every counter and gauge, summed over the living and the retired."""
         columns = zip(*(row.values() for row in self._rows), strict=True)
         return {name: sum(column) for name, column in zip(NAMES, columns, strict=True)}
+
+    def taken(self) -> int:
+        """Connections of all workers, without those that were refused and are about to go."""
+        rows = (row for index in range(self.workers) for row in self.worker_rows(index))
+        return sum(row.connections - row.refused for row in rows)
 
     def connections(self) -> list[int]:
         """Of each worker, by its index."""

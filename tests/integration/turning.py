@@ -29,6 +29,8 @@ RAW = 0
 TEXT_KIND = 1
 REQUEST = request()
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+# Tests of turns send more than any page does.
+UNBOUND = {"messages_per_second": 0, "bytes_per_second": 0}
 TOO_SLOW = (4208).to_bytes(2) + b"told by the test"
 
 
@@ -92,7 +94,7 @@ class Turning:
     """A reactor, its hub and its handler. Whoever asks properly is let in; a test says what is to happen instead."""
 
     def __init__(self, **limits: float) -> None:
-        settings = Limits(**{"max_connections": 1000, "ping_jitter": 0.0, **limits})  # type: ignore[arg-type]
+        settings = Limits(**{"max_connections": 1000, "ping_jitter": 0.0, **UNBOUND, **limits})  # type: ignore[arg-type]
         self.limits = settings
         self.table = bytearray(8 * _counters.SIZE)
         self.hub = Hub(self.table, settings.send_queue_bytes, settings.send_queue_messages, settings.memory_bytes)
@@ -112,6 +114,8 @@ class Turning:
         self.when_message: Callable[[int, bytes], bool] = lambda conn, payload: False
         self.when_too_slow: Callable[[int], bytes] = lambda conn: TOO_SLOW
         self.when_unpublished: Callable[[int], object] = lambda conn: None
+        self.left: list[str] = []
+        self.when_proxied: Callable[[int, str | None, str | None], bool] = lambda conn, peer, client: True
         self.when_ended: Callable[[int], object] = lambda conn: None
 
     # The reactor's handler.
@@ -142,6 +146,12 @@ class Turning:
 
     def on_error(self, error: BaseException) -> None:
         self.errors.append(error)
+
+    def on_proxied(self, conn: int, peer: str | None, client: str | None) -> bool:
+        return self.when_proxied(conn, peer, client)
+
+    def on_left(self, address: str) -> None:
+        self.left.append(address)
 
     def let_in(self, conn: int, request: Request) -> bool:
         return self.reactor.open(conn, accept(request), None, RAW, ("session", conn))

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import socket
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.client_frames import TEXT, frame
+from tests.client_frames import TEXT, close, frame
+from tests.integration.harness import request
 from tests.process.command import Served, read_end, read_frame, run, say_goodbye, serving
 from tests.process.supervised import (
     ACCEPTS,
@@ -234,6 +236,29 @@ def test_a_worker_that_is_full_leaves_its_clients_to_the_others_and_only_then_ar
         for client in clients:
             client.close()
         assert broker.stop() == 0
+
+
+def test_all_workers_together_hold_no_more_connections_than_the_broker_may(tmp_path: Path) -> None:
+    with serving("--workers", "3", *configuration(tmp_path, limits=["max_connections_total = 12"])) as broker:
+        clients = [broker.open() for _ in range(12)]
+        assert len({worker_of(broker, client) for client in clients}) > 1
+        for _ in range(3):
+            with closing(broker.connect()) as refused:
+                refused.sendall(request(offer="news"))
+                assert read_end(refused).startswith(b"HTTP/1.1 503 ")
+        say_goodbye_first(clients.pop())
+        clients.append(broker.open())
+        for client in clients:
+            client.close()
+        assert broker.stop() == 0
+
+
+def say_goodbye_first(client: socket.socket) -> None:
+    """Leaves, and waits until the broker has noticed: it answers the Close, then ends the connection."""
+    client.sendall(close(1000))
+    while client.recv(4096):
+        pass
+    client.close()
 
 
 def reload_connects(broker: Served, said: str, count: int) -> int:

@@ -9,6 +9,9 @@ from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, 
 # Each says what it is together with the line before it.
 SHARE_AN_EXPLANATION = (
     "refusal_hold_max_seconds",
+    "message_burst",
+    "byte_burst",
+    "upgrade_burst",
     "info_claim",
     "max_waiting",
     "headers",

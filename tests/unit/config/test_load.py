@@ -255,3 +255,20 @@ def test_the_flag_for_history_holds_for_every_channel_that_does_not_say_otherwis
 def test_a_message_that_fits_no_link_is_told(write: Write) -> None:
     (problem,) = problems(write("[limits]\nmax_message_bytes = 200_000\nlink_output_bytes = 100_000\n"))
     assert problem.startswith("limits.max_message_bytes: must not be above limits.link_output_bytes (100000)")
+
+
+def test_a_message_that_fits_no_bucket_is_a_mistake() -> None:
+    (problem,) = problems(None, {"limits.byte_burst": 65_535})
+    assert problem.startswith("limits.max_message_bytes: must not be above limits.byte_burst (65535)")
+
+
+def test_proxies_are_addresses_and_networks_of_both_kinds() -> None:
+    proxies = ["10.0.0.0/8", "192.0.2.1", "fd00::/8", "::1"]
+    settings = {"server.trusted_proxies": proxies, "server.client_address": "forwarded", "server.proxy_protocol": True}
+    assert load(None, settings).server.trusted_proxies == proxies
+
+
+def test_who_develops_is_bounded_only_by_what_is_set() -> None:
+    limits = load(None, {"server.dev": True, "limits.messages_per_second": 7}).limits
+    assert (limits.messages_per_second, limits.bytes_per_second, limits.upgrades_per_second) == (7, 0, 0)
+    assert load().limits.upgrades_per_second == 2000

@@ -106,6 +106,10 @@ class FakeReactor:
     def address(self, conn: int) -> str | None:
         return self.peer if conn in self.here else None
 
+    @property
+    def now_ns_since_start(self) -> int:
+        return 0
+
     def only(self, verb: str) -> tuple[Any, ...]:
         """What the one call there was, was given."""
         (call,) = self.calls

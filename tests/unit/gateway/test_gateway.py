@@ -7,12 +7,16 @@ from typing import Any, cast
 import pytest
 
 from broker.auth.identity import ANONYMOUS, Identity
+from broker.config.schema import Limits
+from broker.gateway.addresses import Addresses
+from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import TOO_SLOW_AGAIN, Gateway
 from broker.gateway.opening import Opening
 from broker.gateway.refusals import CAUSE_OF, cause_word
 from broker.gateway.session import Session
 from broker.native._connection import CAUSES
+from broker.native._counters import SIZE
 from broker.native._request import Request, parse
 from broker.node import Channel
 from tests.integration.harness import request
@@ -73,6 +77,10 @@ class Parts:
         self.gateway.reactor = as_reactor(self.reactor)
         self.gateway.opening = cast("Opening", self.opening)
         self.gateway.commands = cast("Commands", self.commands)
+        table = memoryview(bytearray(8 * SIZE)).cast("Q")
+        self.gateway.admission = Admission(
+            self.gateway.reactor, Limits(), Addresses((), "peer"), table, total=lambda: 0
+        )
 
     async def settle(self) -> None:
         for _ in range(5):

@@ -75,8 +75,9 @@ def test_every_close_fits_a_control_frame_even_with_a_long_text(word: str) -> No
 
 
 def test_every_policy_close_has_a_counter_of_its_own() -> None:
-    assert len(set(CAUSE_OF.values())) == len(CAUSE_WORDS)
-    assert min(CAUSE_OF.values()) == FIRST_POLICY_CAUSE_INDEX
+    policy = set(CAUSE_OF.values()) - {CAUSES.index("rate_limited")}  # that one the native core finds too
+    assert len(policy) == len(CAUSE_WORDS)
+    assert min(policy) == FIRST_POLICY_CAUSE_INDEX
     for word, index in CAUSE_OF.items():
         assert f"n_closed_{index}" in NAMES, word
 

@@ -95,3 +95,10 @@ def test_what_a_killed_child_had_counted_is_still_there(page: Page) -> None:
     assert child.returncode == -signal.SIGKILL
     assert page.row(3).pid > 0
     assert page.totals()["n_accepted"] == 42
+
+
+def test_those_who_are_being_refused_take_no_place_of_the_whole_broker(page: Page) -> None:
+    for slot in (worker_slot(0, 0), worker_slot(0, 1), worker_slot(2, 0)):
+        page.row(slot).counters[CONNECTIONS] = 10
+    page.row(worker_slot(2, 0)).counters[NAMES.index("g_refused")] = 4
+    assert page.taken() == 26
