@@ -80,8 +80,8 @@ class Waits(NamedTuple):
 
 
 def in_force(old: Config, new: Config, *, alone: bool) -> tuple[Config, list[Waits]]:
-    """What holds after a reload of `new` over `old`: by new workers, or `alone`, in the one process that runs. And what
-    of it waits. Raises ConfigError if what is kept contradicts what is new.
+    """What holds after a reload of `new` over `old`: by new workers, or `alone`, in the one process that runs (`old` is
+    then what it started with). And what of it waits. Raises ConfigError if what is kept contradicts what is new.
     """
     waits: list[Waits] = []
     kept = RESTART | WORKERS if alone else RESTART
