@@ -67,8 +67,8 @@ def _state_directory(config: Config) -> Iterable[str]:
 
 # What a start needs beyond a valid configuration.
 CHECKS = (
-    Check(frozenset({"auth", "hook", "channels"}), _somebody_could_connect),
-    Check(frozenset({"server"}), _state_directory),
+    Check((("auth",), ("hook",), ("channels",), ("server", "dev")), _somebody_could_connect),
+    Check((("server", "state_directory"),), _state_directory),
 )
 
 

@@ -92,9 +92,9 @@ class _Loading:
         self._problems += map(self._line, self._faults)
         self._problems += strangers(self._environment, _variables_named_by(config))
         if readable:
-            wrong_sections = {str(fault.path[0]) for fault in self._faults}
+            faults = [fault.path for fault in self._faults]
             for check in checks:
-                if not check.sections & wrong_sections:
+                if not any(path[: len(need)] == need for path in faults for need in check.needs):
                     self._problems += _found(check, config)
         if self._problems:
             raise ConfigError(self._problems)

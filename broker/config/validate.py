@@ -41,10 +41,10 @@ class Fault(NamedTuple):
 
 class Check(NamedTuple):
     """What a start looks at beyond the values themselves: the machine, files they name. `find` yields lines, or raises
-    ConfigError with them. `sections`: it is not asked if something in one of these is wrong already.
+    ConfigError with them. `needs`: it is not asked if one of these, or something in it, is wrong already.
     """
 
-    sections: frozenset[str]
+    needs: tuple[Path, ...]
     find: Callable[[Config], Iterable[str]]
 
 
