@@ -17,17 +17,21 @@ import msgspec
 import uvloop
 
 from broker.auth.origin import OriginRule
+from broker.auth.permissions import Permissions
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
+from broker.gateway.authority import Gatekeeper, Hook, Tokens
 from broker.gateway.commands import Commands
 from broker.gateway.control import Control
 from broker.gateway.drain import Drain
+from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
-from broker.gateway.opening import Authority, Everybody, Opening
+from broker.gateway.identifying import Identifying
+from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
@@ -67,6 +71,8 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        tokens: Tokens | None = None,
+        hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
         counters: bytearray | memoryview | None = None,
         siblings: Sequence[socket.socket] = (),
@@ -76,7 +82,10 @@ class Worker:
         limits = config.limits
         pages = load_pages() if config.server.dev else {}
         rules = OfferRules(
-            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+            NameRule(config.server.extra_channel_characters),
+            limits.max_offer_bytes,
+            limits.max_channels_per_connection,
+            config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
         self._loop = loop
@@ -119,24 +128,32 @@ class Worker:
         )
         self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
+        self._expiring: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
         self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
         self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
-        self.gateway.commands = Commands(self.reactor, self.node, rules)
+        origins = _origins(config)
+        self.permissions = permissions = Permissions(config.channels, open=open_to_all(config))
+        self.gatekeeper = Gatekeeper(permissions, origins, config.auth, tokens, hook)
+        self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            authority or Everybody(),
-            _origins(config),
+            authority or self.gatekeeper,
+            origins,
             _refusals(config),
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
+            permissions,
+            self.expiry,
         )
+        identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
+        self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
     def start(self) -> None:
         self.begin()
@@ -147,6 +164,7 @@ class Worker:
         self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         self._tick()
+        self._expire()
 
     def accept(self) -> None:
         for listener in self._listeners:
@@ -159,13 +177,21 @@ class Worker:
         others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
         it is used.
         """
+        origins = _origins(config)
         self._config = config
+        self.permissions.reload(config.channels, open=open_to_all(config))
+        self.gatekeeper.reload(origins, config.auth)
+        self.expiry.reload(config.auth)
         self.gateway.closes_per_second = config.drain.closes_per_second
-        self.gateway.opening.reload(_origins(config), _refusals(config))
+        self.gateway.opening.reload(origins, _refusals(config))
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
         self.node.interests.sweep()
+
+    def _expire(self) -> None:
+        self._expiring = self._loop.call_later(TICK_SECONDS, self._expire)
+        self.expiry.tick()
 
     def _on_beat(self, beat: "Callable[[Worker], Iterable[int]]") -> None:
         self._next_beat = self._loop.call_later(BEAT_SECONDS, self._on_beat, beat)
@@ -232,8 +258,9 @@ class Worker:
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for timer in (self._ticking, self._expiring):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
         await self.node.stop()  # after the last session has told it that it is over
@@ -262,6 +289,11 @@ def _refusals(config: Config) -> Refusals:
         limits.refusal_hold_min_seconds,
         limits.refusal_hold_max_seconds,
     )
+
+
+def open_to_all(config: Config) -> bool:
+    """--dev as long as nobody can say who he is: everybody may do everything."""
+    return config.server.dev and not config.auth.keys and not config.hook.url
 
 
 async def _waited(event: asyncio.Event, seconds: float) -> None:

@@ -42,6 +42,12 @@ class Permissions:
         self._rules: dict[str, Rule | None] = {}
         self._grants: dict[tuple[tuple[str, ...], str | None], Grants] = {}
 
+    def reload(self, channels: Mapping[str, ChannelPolicy], *, open: bool) -> None:
+        """For everything that is asked from now on. Raises ValueError, and has changed nothing then."""
+        self._table = PatternTable({pattern: _rule(pattern, policy) for pattern, policy in channels.items()})
+        self._open = open
+        self._rules.clear()
+
     def subscribe(self, identity: Identity, name: str) -> str | None:
         """None = may, else a word of ERRORS. The name is one that `check_name` has passed."""
         if self._open:

@@ -54,9 +54,9 @@ def load_with_sources(
     """Reads `file`, lays the settings of `environment` over it and `overrides` over both. Raises ConfigError with all
     that is wrong.
 
-    `overrides`: dotted path → value; "api.keys.NAME" is one too, with a table. `flags` names where they came from, in
-    the same words. `history_count`: of all channels whose pattern does not say it itself. `checks`: what else has to be
-    right.
+    `overrides`: dotted path → value; "api.keys.NAME" and "channels.PATTERN" are some, with a
+    table. `flags` names where they came from, in the same words. `history_count`: of all channels whose pattern does
+    not say it itself. `checks`: what else has to be right.
     """
     return _Loading(file, overrides or {}, history_count, environment or {}, flags or {}).run(checks)
 
@@ -130,7 +130,9 @@ class _Loading:
 
     def _lay_flags(self) -> None:
         for key, value in self._overrides.items():
-            self._layers.lay(tuple(key.split(".", 2)), value, Source("flag", self._flags.get(key, "a flag")))
+            # A pattern may have dots, and is the whole rest.
+            parts = key.split(".", 1 if key.startswith("channels.") else 2)
+            self._layers.lay(tuple(parts), value, Source("flag", self._flags.get(key, "a flag")))
         if self._history_count is not None:
             self._keep_history(self._history_count)
         server = self._layers.tree.get("server")

@@ -28,7 +28,7 @@ NOW = (
     | _keys("limits", "refusals_per_address_per_minute refusal_hold_min_seconds refusal_hold_max_seconds")
     | _keys("drain", "delay_seconds window_seconds closes_per_second reconnect_seconds")
     | _keys("api", "hosts keys")
-    | _keys("auth", "keys user_claim info_claim cookie allow_tokens_in_urls_that_get_logged leeway_seconds")
+    | _keys("auth", "keys user_claim info_claim cookie leeway_seconds")
     | _keys("auth", "expiring_seconds expiry_spread_seconds auth_seconds max_token_bytes cached_tokens")
     | _keys("auth", "jwks_refresh_seconds jwks_timeout_seconds jwks_cooldown_seconds jwks_max_bytes")
     | _keys("hook", "url timeout_seconds max_concurrent max_waiting cookies headers cache_seconds cached_verdicts")
@@ -56,6 +56,7 @@ WORKERS = (
     | _keys("limits", "interest_linger_seconds snapshot_seconds max_connections presence_info_bytes")
     | _keys("limits", "link_window_bytes link_silence_seconds")
     | _keys("api", "max_body_bytes max_batch_messages request_seconds keep_alive_seconds max_connections")
+    | _keys("auth", "allow_tokens_in_urls_that_get_logged")
     | _keys("channels", "payload queue history_count history_seconds history_bytes presence raw_gap")
 )
 
