@@ -31,11 +31,13 @@ from broker.gateway.drain import Drain
 from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
 from broker.gateway.identifying import Identifying
+from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
+from broker.native.counting import Count
 from broker.node import Node
 from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
@@ -71,6 +73,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        identities: Identities | None = None,
         tokens: Tokens | None = None,
         hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
@@ -136,8 +139,11 @@ class Worker:
         self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
         origins = _origins(config)
-        self.permissions = permissions = Permissions(config.channels, open=open_to_all(config))
-        self.gatekeeper = Gatekeeper(permissions, origins, config.auth, tokens, hook)
+        self.permissions = Permissions(config.channels, open=open_to_all(config))
+        self._identities = identities
+        if identities is not None:
+            tokens, hook = identities.tokens, identities.hook
+        self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
         self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
@@ -149,7 +155,7 @@ class Worker:
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
-            permissions,
+            self.permissions,
             self.expiry,
         )
         identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
@@ -177,12 +183,16 @@ class Worker:
         others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
         it is used.
         """
-        origins = _origins(config)
+        if self._identities is not None:
+            await self._identities.renew(config)
+            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
         self._config = config
+        self.gateway.closes_per_second = config.drain.closes_per_second
+        origins = _origins(config)
         self.permissions.reload(config.channels, open=open_to_all(config))
         self.gatekeeper.reload(origins, config.auth)
-        self.expiry.reload(config.auth)
-        self.gateway.closes_per_second = config.drain.closes_per_second
+        self.expiry.auth = config.auth
+        self.node.reload(config.channels)
         self.gateway.opening.reload(origins, _refusals(config))
 
     def _tick(self) -> None:
@@ -276,6 +286,11 @@ class Worker:
             await asyncio.sleep(0)
 
 
+def open_to_all(config: Config) -> bool:
+    """--dev as long as nobody can say who he is: everybody may do everything."""
+    return config.server.dev and not config.auth.keys and not config.hook.url
+
+
 def _origins(config: Config) -> OriginRule:
     server = config.server
     return OriginRule(server.origins, dev=server.dev, allow_absent=server.allow_absent_origin)
@@ -289,11 +304,6 @@ def _refusals(config: Config) -> Refusals:
         limits.refusal_hold_min_seconds,
         limits.refusal_hold_max_seconds,
     )
-
-
-def open_to_all(config: Config) -> bool:
-    """--dev as long as nobody can say who he is: everybody may do everything."""
-    return config.server.dev and not config.auth.keys and not config.hook.url
 
 
 async def _waited(event: asyncio.Event, seconds: float) -> None:
@@ -353,7 +363,18 @@ async def serve(
         loop.add_signal_handler(number, handle_stop)
     if on_reload is not None:
         loop.add_signal_handler(signal.SIGHUP, renew.set)
-    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
+    counters = bytearray(8 * _counters.SIZE) if counters is None else counters
+    identities = Identities(config, Count(counters))
+    await identities.start()
+    worker = Worker(
+        config,
+        listeners,
+        identities=identities,
+        engine=engine,
+        counters=counters,
+        siblings=siblings,
+        beat=beat,
+    )
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -371,6 +392,7 @@ async def serve(
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
+    await identities.stop()
 
 
 def run(
