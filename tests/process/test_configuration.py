@@ -73,6 +73,17 @@ def test_a_state_directory_that_cannot_be_written_is_found_before_the_start(tmp_
             assert result.one_line == f"server.state_directory: {folder} is no directory that can be written"
 
 
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_an_empty_or_unreadable_key_file_fails_closed(tmp_path: Path, command: str) -> None:
+    """Mosquitto CVE-2018-12550: an empty file of permissions was open to everybody."""
+    (tmp_path / "empty").write_text("")
+    for name in ("empty", "absent"):
+        keys = json.dumps({"main": {"algorithm": "HS256", "file": str(tmp_path / name)}})
+        result = run(command, WSBROKER_AUTH_KEYS=keys)
+        assert (result.status, result.output) == (USAGE, "")
+        assert result.one_line.startswith('auth.keys."main"')
+
+
 def test_the_file_may_be_named_by_the_environment(file: Path) -> None:
     assert "1 channel pattern" in run("check-config", WSBROKER_CONFIG=str(file)).output
     result = run("check-config", "--config", "/nowhere/other.toml", WSBROKER_CONFIG=str(file))
