@@ -39,7 +39,7 @@ run: build ## build everything and serve the demo page: ws-broker serve --dev
 build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
 
 ##@ Develop
-.PHONY: check format test test-debug test-asan test-asan-native fuzz bench
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
 check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +49,9 @@ check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and test
 format: $(VENV)/.tests ## let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
+	$(BIN)/python -m tests.tools.configuration_reference
 
 test: test-packages build $(VENV)/.tests ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)

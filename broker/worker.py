@@ -208,7 +208,6 @@ class Worker:
         self.permissions.reload(config.channels, open=open_to_all(config))
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
-        self.node.reload(config.channels)
         self.gateway.opening.reload(origins, _refusals(config))
 
     def _tick(self) -> None:

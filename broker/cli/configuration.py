@@ -65,10 +65,28 @@ def _state_directory(config: Config) -> Iterable[str]:
         yield f"server.state_directory: {folder} is no directory that can be written"
 
 
+def _token_keys(config: Config) -> Iterable[str]:
+    # Only here: what verifies tokens takes longer to load than a command line should.
+    from broker.auth.keys import load_keys
+
+    load_keys(config.auth)
+    return ()
+
+
+def _hook_secret(config: Config) -> Iterable[str]:
+    from broker.auth.settings import load_hook
+
+    if config.hook.url:
+        load_hook(config.hook)
+    return ()
+
+
 # What a start needs beyond a valid configuration.
 CHECKS = (
-    Check(frozenset({"auth", "hook", "channels"}), _somebody_could_connect),
-    Check(frozenset({"server"}), _state_directory),
+    Check((("auth",), ("hook",), ("channels",), ("server", "dev")), _somebody_could_connect),
+    Check((("server", "state_directory"),), _state_directory),
+    Check((("auth", "keys"),), _token_keys),
+    Check((("hook",),), _hook_secret),
 )
 
 

@@ -60,9 +60,9 @@ def load_with_sources(
     """Reads `file`, lays the settings of `environment` over it and `overrides` over both. Raises ConfigError with all
     that is wrong.
 
-    `overrides`: dotted path → value; "api.keys.NAME" is one too, with a table. `flags` names where they came from, in
-    the same words. `history_count`: of all channels whose pattern does not say it itself. `checks`: what else has to be
-    right.
+    `overrides`: dotted path → value; "api.keys.NAME" and "channels.PATTERN" are some, with a
+    table. `flags` names where they came from, in the same words. `history_count`: of all channels whose pattern does
+    not say it itself. `checks`: what else has to be right.
     """
     return _Loading(file, overrides or {}, history_count, environment or {}, flags or {}).run(checks)
 
@@ -98,9 +98,9 @@ class _Loading:
         self._problems += map(self._line, self._faults)
         self._problems += strangers(self._environment, _variables_named_by(config))
         if readable:
-            wrong_sections = {str(fault.path[0]) for fault in self._faults}
+            faults = [fault.path for fault in self._faults]
             for check in checks:
-                if not check.sections & wrong_sections:
+                if not any(path[: len(need)] == need for path in faults for need in check.needs):
                     self._problems += _found(check, config)
         if self._problems:
             raise ConfigError(self._problems)
@@ -136,9 +136,9 @@ class _Loading:
 
     def _lay_flags(self) -> None:
         for key, value in self._overrides.items():
-            # The pattern of a channel has dots of its own.
-            path: Path = tuple(key.split(".", 1 if key.startswith("channels.") else 2))
-            self._layers.lay(path, value, Source("flag", self._flags.get(key, "a flag")))
+            # A pattern may have dots, and is the whole rest.
+            parts = key.split(".", 1 if key.startswith("channels.") else 2)
+            self._layers.lay(tuple(parts), value, Source("flag", self._flags.get(key, "a flag")))
         if self._history_count is not None:
             self._keep_history(self._history_count)
         server = self._layers.tree.get("server")

@@ -28,12 +28,12 @@ NOW = (
     | _keys("limits", "refusals_per_address_per_minute refusal_hold_min_seconds refusal_hold_max_seconds")
     | _keys("drain", "delay_seconds window_seconds closes_per_second reconnect_seconds")
     | _keys("api", "hosts keys")
-    | _keys("auth", "keys user_claim info_claim cookie allow_tokens_in_urls_that_get_logged leeway_seconds")
+    | _keys("auth", "keys user_claim info_claim cookie leeway_seconds")
     | _keys("auth", "expiring_seconds expiry_spread_seconds auth_seconds max_token_bytes cached_tokens")
     | _keys("auth", "jwks_refresh_seconds jwks_timeout_seconds jwks_cooldown_seconds jwks_max_bytes")
     | _keys("hook", "url timeout_seconds max_concurrent max_waiting cookies headers cache_seconds cached_verdicts")
     | _keys("hook", "max_response_bytes secret_file secret_environment")
-    | _keys("channels", "subscribe publish messages_per_second")
+    | _keys("channels", "subscribe publish")
 )
 
 RESTART = (
@@ -58,7 +58,10 @@ WORKERS = (
     | _keys("limits", "messages_per_second message_burst bytes_per_second byte_burst upgrades_per_second upgrade_burst")
     | _keys("limits", "max_connections_total max_connections_per_address blocked_after_refusals_per_minute")
     | _keys("api", "max_body_bytes max_batch_messages request_seconds keep_alive_seconds max_connections")
-    | _keys("channels", "payload queue history_count history_seconds history_bytes presence raw_gap")
+    | _keys("auth", "allow_tokens_in_urls_that_get_logged")
+    | _keys(
+        "channels", "messages_per_second payload queue history_count history_seconds history_bytes presence raw_gap"
+    )
 )
 
 
@@ -82,8 +85,8 @@ class Waits(NamedTuple):
 
 
 def in_force(old: Config, new: Config, *, alone: bool) -> tuple[Config, list[Waits]]:
-    """What holds after a reload of `new` over `old`: by new workers, or `alone`, in the one process that runs. And what
-    of it waits. Raises ConfigError if what is kept contradicts what is new.
+    """What holds after a reload of `new` over `old`: by new workers, or `alone`, in the one process that runs (`old` is
+    then what it started with). And what of it waits. Raises ConfigError if what is kept contradicts what is new.
     """
     waits: list[Waits] = []
     kept = RESTART | WORKERS if alone else RESTART

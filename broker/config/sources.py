@@ -4,6 +4,7 @@
 lines and for `ws-broker show-config`. Knows nothing of the schema.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += ("." if text else "") + (f'"{part}"' if path[:at] in NAMED else part)
+            text += ("." if text else "") + (json.dumps(part, ensure_ascii=False) if path[:at] in NAMED else part)
     return text
 
 

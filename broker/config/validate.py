@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from broker.config.schema import ApiKey, Auth, AuthKey, Config, Hook, Server
-from broker.config.sources import Path, Source, dotted
+from broker.config.sources import Path, Source
 from broker.config.values import (
     SUB,
     check_extra_characters,
@@ -41,10 +41,10 @@ class Fault(NamedTuple):
 
 class Check(NamedTuple):
     """What a start looks at beyond the values themselves: the machine, files they name. `find` yields lines, or raises
-    ConfigError with them. `sections`: it is not asked if something in one of these is wrong already.
+    ConfigError with them. `needs`: it is not asked if one of these, or something in it, is wrong already.
     """
 
-    sections: frozenset[str]
+    needs: tuple[Path, ...]
     find: Callable[[Config], Iterable[str]]
 
 
@@ -241,19 +241,15 @@ def _hook(hook: Hook) -> Iterator[Fault]:
 
 
 def _cookies(config: Config) -> Iterator[Fault]:
-    """A browser sends cookies whatever page connects: with one that says who somebody is, every page that may connect
-    acts for whoever looks at it (cross-site WebSocket hijacking).
-    """
-    users: list[Path] = [("auth", "cookie")] if config.auth.cookie else []
-    users += [("hook", "cookies")] if config.hook.cookies else []
-    for index, origin in enumerate(config.server.origins):
-        if origin in ("*", "null") and users:
-            yield Fault(
-                ("server", "origins", index),
-                f'with {" and ".join(map(dotted, users))}, "{origin}" would let any page act for whoever looks at it; '
-                "name the origins of your pages",
-                tuple(users),
-            )
+    """A browser sends cookies whatever page connects, so the gateway looks at them for pages that are meant by name."""
+    origins = ("server", "origins")
+    if not config.server.origins or not {"*", "null"}.issuperset(config.server.origins):
+        return
+    text = 'is looked at for pages that server.origins names only; "*" and "null" let any page in, and name none'
+    if config.auth.cookie:
+        yield Fault(("auth", "cookie"), text, (origins,))
+    if config.hook.cookies:
+        yield Fault(("hook", "cookies"), text, (origins,))
 
 
 def _channels(config: Config) -> Iterator[Fault]:

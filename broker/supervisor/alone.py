@@ -22,6 +22,7 @@ class _Renewal:
     """SIGHUP: what a process can change while it serves is changed, the rest is named."""
 
     def __init__(self, config: Config, read: Callable[[], Config], notifier: Notifier) -> None:
+        self._started_with = config  # and what no reload changes is still as this says
         self._config = config
         self._read = read
         self._notifier = notifier
@@ -29,7 +30,7 @@ class _Renewal:
     async def run(self, worker: Worker) -> None:
         self._notifier.reloading()
         try:
-            config, waits = in_force(self._config, self._read(), alone=True)
+            config, waits = in_force(self._started_with, self._read(), alone=True)
             await worker.reload(config)
         except ConfigError as error:
             for problem in error.problems:

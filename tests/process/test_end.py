@@ -101,17 +101,6 @@ def test_a_second_signal_ends_it_without_waiting_for_the_silent(second: int, pat
         silent.close()
 
 
-def test_a_reload_of_a_single_worker_ends_nobody_and_says_what_to_do() -> None:
-    with serving() as broker:
-        client = broker.open()
-        broker.signal(signal.SIGHUP)
-        broker.said(r"not reloaded: one worker .* --workers 2")
-        client.sendall(frame(TEXT, b"still here"))
-        assert read_frame(client) == (TEXT, b"still here")
-        client.close()
-        assert broker.stop() == 0
-
-
 def test_nobody_gets_in_while_it_ends() -> None:
     with serving() as broker:
         silent = broker.open()
