@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from broker import __version__
+from broker.cli.devkey import DevKey, announced, with_key
 from broker.cli.ends import EXIT_USAGE, check_system, end
 
 
@@ -65,6 +66,9 @@ def serve(
       ws-broker serve --dev --history 100
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
       ws-broker serve --dev --workers auto
+
+    With --dev the API has a key for this one run: it is in the `curl` line that the start prints, and the commands
+    publish, subscribe, channels, sessions and disconnect of the same user find it by themselves.
     """
     check_system()
     overrides: dict[str, object] = {}
@@ -90,13 +94,15 @@ def _serve(config_file: Path | None, overrides: dict[str, object], history_count
     from broker.supervisor.notify import Notifier
     from broker.supervisor.supervisor import run as supervise
 
+    dev_key = DevKey()
+
     def read() -> Config:
         config = load(config_file, overrides, history_count)
         if not config.server.dev:
             raise ConfigError(
                 ["nobody could connect: this version admits clients with --dev only (on this machine, without tokens)"]
             )
-        return config
+        return with_key(config, dev_key)
 
     try:
         config = read()
@@ -115,17 +121,20 @@ def _serve(config_file: Path | None, overrides: dict[str, object], history_count
         end(str(error))
     notifier = Notifier.from_environment()
     address = listeners[0].getsockname()
-    if workers == 1:
-        alone(config, listeners, notifier, lambda: _announce(address))
-        return
-    why = supervise(config, read, listeners, workers, notifier, lambda: _announce(address), verbose=verbose)
+    with announced(config, dev_key, address) as lines:
+        if workers == 1:
+            alone(config, listeners, notifier, lambda: _announce(address, lines))
+            return
+        why = supervise(config, read, listeners, workers, notifier, lambda: _announce(address, lines), verbose=verbose)
     if why is not None:
         end(why)
 
 
-def _announce(address: tuple[str, int]) -> None:
+def _announce(address: tuple[str, int], more: list[str]) -> None:
     host, port = address[:2]
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
     click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
+    for line in more:
+        click.echo(line)
     sys.stdout.flush()
