@@ -114,7 +114,7 @@ class Listener:
         self._token = self._door.token()
         connection = await self._connect()
         try:
-            await connection.send(self._subscribe())
+            await connection.send(self._subscribe(), text=True)
             while not await self._take(connection, await connection.recv(decode=False)):
                 pass
         except ConnectionClosed as error:
@@ -214,7 +214,7 @@ class Listener:
         token = self._door.token()
         if token is not None and token != self._token:
             self._token = token
-            await connection.send(msgspec.json.encode({"type": "refresh", "token": token, "id": "refresh"}))
+            await connection.send(msgspec.json.encode({"type": "refresh", "token": token, "id": "refresh"}), text=True)
 
     def _error(self, event: Event) -> None:
         line = f"{self._door.url}: {cell(event.message or event.code)}"

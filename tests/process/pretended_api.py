@@ -1,4 +1,4 @@
-"""An HTTP API that answers what a test tells it to: for what a real broker says rarely, or only when it is in trouble."""
+"""An HTTP API that answers what a test tells it to: for what a real broker says only when it is in trouble."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""`ws-broker publish` as a back end's shell script uses it: order, retries that publish nothing twice, errors in a line."""
+"""`ws-broker publish` in a shell script: order, retries that publish nothing twice, errors in a line."""
 
 import itertools
 import json
@@ -15,6 +15,10 @@ from tests.process.pretended_api import KEY, Asked, PretendedApi, Reply, message
 CANNOT, USAGE = 1, 2
 
 
+def asking(api: PretendedApi, *arguments: str) -> Result:
+    return run(*arguments, WSBROKER_API_URL=api.url, WSBROKER_API_KEY=KEY)
+
+
 def fed(lines: bytes, api: PretendedApi, *arguments: str) -> Result:
     done = subprocess.run(
         [*COMMAND, "publish", "news", "-", *arguments],
@@ -29,7 +33,7 @@ def fed(lines: bytes, api: PretendedApi, *arguments: str) -> Result:
 
 def test_a_message_arrives_as_text_with_the_key_of_the_environment() -> None:
     with pretending() as api:
-        result = run("publish", "news", "hello, ünïverse", **api.environment)
+        result = asking(api, "publish", "news", "hello, ünïverse")
     assert result == (0, "", "")
     assert api.asked == [Asked("POST", "/v1/publish", f"Bearer {KEY}", {"channel": "news", "text": "hello, ünïverse"})]
 
@@ -45,7 +49,7 @@ def test_a_message_arrives_as_text_with_the_key_of_the_environment() -> None:
 )
 def test_each_kind_of_message_arrives_as_what_it_is(arguments: list[str], body: dict[str, object]) -> None:
     with pretending() as api:
-        assert run("publish", "news", *arguments, **api.environment) == (0, "", "")
+        assert asking(api, "publish", "news", *arguments) == (0, "", "")
     assert api.asked[0].body == {"channel": "news", **body}
 
 
@@ -53,9 +57,9 @@ def test_a_file_arrives_whole_as_text_or_as_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("two\nlines\n")
     (tmp_path / "picture").write_bytes(b"\x00\xff")
     with pretending() as api:
-        assert run("publish", "news", "--file", str(tmp_path / "text"), **api.environment).status == 0
-        assert run("publish", "news", "--file", str(tmp_path / "picture"), "--binary", **api.environment).status == 0
-        refused = run("publish", "news", "--file", str(tmp_path / "picture"), **api.environment)
+        assert asking(api, "publish", "news", "--file", str(tmp_path / "text")).status == 0
+        assert asking(api, "publish", "news", "--file", str(tmp_path / "picture"), "--binary").status == 0
+        refused = asking(api, "publish", "news", "--file", str(tmp_path / "picture"))
     assert [asked.body for asked in api.asked] == [
         {"channel": "news", "text": "two\nlines\n"},
         {"channel": "news", "base64": "AP8="},
@@ -133,14 +137,14 @@ def test_what_the_broker_says_did_not_happen_is_published_again() -> None:
         [problem(503, "engine_unavailable", "later", ("Retry-After", "0"))], itertools.repeat(None)
     )
     with pretending(lambda asked: next(refusals) or published(asked)) as api:
-        assert run("publish", "news", "hi", **api.environment) == (0, "", "")
+        assert asking(api, "publish", "news", "hi") == (0, "", "")
     assert api.texts == ["hi", "hi"]
 
 
 @pytest.mark.parametrize("trouble", [problem(503, "outcome_unknown", "nobody knows"), Reply(0, b"")])
 def test_what_may_have_happened_is_not_published_twice(trouble: Reply) -> None:
     with pretending(lambda _: trouble) as api:
-        result = run("publish", "news", "hi", **api.environment)
+        result = asking(api, "publish", "news", "hi")
     assert result.status == CANNOT
     assert "nobody knows" in result.one_line
     assert api.texts == ["hi"]
@@ -149,7 +153,7 @@ def test_what_may_have_happened_is_not_published_twice(trouble: Reply) -> None:
 def test_what_may_have_happened_is_asked_for_again_with_a_message_id() -> None:
     replies = itertools.chain([Reply(0, b"")], itertools.repeat(None))
     with pretending(lambda asked: next(replies) or published(asked)) as api:
-        assert run("publish", "news", "hi", "--message-id", "1", **api.environment) == (0, "", "")
+        assert asking(api, "publish", "news", "hi", "--message-id", "1") == (0, "", "")
     assert [asked.body["message_id"] for asked in api.asked] == ["1", "1"]
 
 
@@ -176,7 +180,7 @@ def test_lines_have_message_ids_by_their_number() -> None:
 )
 def test_a_refusal_is_one_line_that_says_what_and_where(reply: Reply, said: str) -> None:
     with pretending(lambda _: reply) as api:
-        result = run("publish", "news", "hi", **api.environment)
+        result = asking(api, "publish", "news", "hi")
     assert result.status == CANNOT
     assert result.one_line.startswith(f"{api.url}: ")
     assert said in result.one_line
@@ -220,7 +224,7 @@ def test_a_key_comes_from_a_file_and_wins_over_the_environment(tmp_path: Path) -
     file = tmp_path / "key"
     file.write_text("wsb_other\n")
     with pretending() as api:
-        assert run("publish", "news", "hi", "--api-key-file", str(file), **api.environment).status == 0
+        assert asking(api, "publish", "news", "hi", "--api-key-file", str(file)).status == 0
     assert api.asked[0].authorization == "Bearer wsb_other"
 
 
@@ -239,7 +243,7 @@ def test_a_key_comes_from_a_file_and_wins_over_the_environment(tmp_path: Path) -
 )
 def test_wrong_arguments_are_refused_before_anything_is_sent(arguments: list[str], said: str) -> None:
     with pretending() as api:
-        result = run("publish", *arguments, **api.environment)
+        result = asking(api, "publish", *arguments)
     assert result.status == USAGE
     assert said in result.errors
     assert "secret" not in result.errors
