@@ -2,11 +2,16 @@
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
 EXIT_CANNOT_RUN = 1
 EXIT_USAGE = 2
+# The question was answered, and the answer is that there is none: as grep tells "no match" from trouble.
+EXIT_NOTHING_FOUND = 3
+# 128 + SIGINT, as a shell reports a command that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
 
 
 def check_system() -> None:
@@ -22,6 +27,11 @@ def check_system() -> None:
         )
 
 
-def end(line: str, code: int = EXIT_CANNOT_RUN) -> None:
+def say(line: str) -> None:
+    """One line for people, on standard error."""
     click.echo(f"ws-broker: {line}", err=True)
+
+
+def end(line: str, code: int = EXIT_CANNOT_RUN) -> NoReturn:
+    say(line)
     raise SystemExit(code)

@@ -6,6 +6,7 @@ import click
 
 from broker import __version__
 from broker.cli.configuration import Asked, configuration_options
+from broker.cli.devkey import DevKey, announced, with_key
 from broker.cli.ends import EXIT_USAGE, check_system, end
 from broker.config.errors import ConfigError
 from broker.config.schema import Config
@@ -23,6 +24,10 @@ def serve(asked: Asked, verbose: bool) -> None:
       ws-broker serve --dev --history 100
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
       ws-broker serve --dev --workers auto
+      ws-broker serve --config broker.toml
+
+    With --dev the API has a key for this one run: it is in the `curl` line that the start prints, and the commands
+    publish, subscribe, channels, sessions and disconnect of the same user find it by themselves.
     """
     check_system()
     _serve(asked, verbose)
@@ -36,16 +41,19 @@ def _serve(asked: Asked, verbose: bool) -> None:
     from broker.supervisor.notify import Notifier
     from broker.supervisor.supervisor import run as supervise
 
+    dev_key = DevKey()
+
     def read_again() -> Config:
         config = asked.read().config
-        problems = [*_only_dev(config), *exposures(config, listeners)]
+        problems = [*exposures(config, listeners)]
         if problems:
             raise ConfigError(problems)
-        return config
+        return with_key(config, dev_key)
 
-    config = asked.read_or_end().config
-    for problem in _only_dev(config):
-        end(problem, EXIT_USAGE)
+    try:
+        config = with_key(asked.read_or_end().config, dev_key)
+    except ConfigError as error:
+        end(str(error), EXIT_USAGE)
     configure_logging(verbose)
     workers = usable_cpus() if config.server.workers == "auto" else config.server.workers
     try:
@@ -54,24 +62,27 @@ def _serve(asked: Asked, verbose: bool) -> None:
         end(str(error))
     notifier = Notifier.from_environment()
     address = listeners[0].getsockname()
-    if workers == 1:
-        alone(config, read_again, listeners, notifier, lambda: _announce(address))
-        return
-    why = supervise(config, read_again, listeners, workers, notifier, lambda: _announce(address), verbose=verbose)
+    with announced(config, dev_key, address) as lines:
+
+        def announce() -> None:
+            _announce(config, address, lines)
+
+        if workers == 1:
+            alone(config, read_again, listeners, notifier, announce)
+            return
+        why = supervise(config, read_again, listeners, workers, notifier, announce, verbose=verbose)
     if why is not None:
         end(why)
 
 
-def _only_dev(config: Config) -> list[str]:
-    """The gateway takes everybody for whoever he says he is: it may face this machine only."""
-    if config.server.dev:
-        return []
-    return ["this version admits clients with --dev only (on this machine, without tokens)"]
-
-
-def _announce(address: tuple[str, int]) -> None:
+def _announce(config: Config, address: tuple[str, int], more: list[str]) -> None:
     host, port = address[:2]
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
-    click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
+    if config.server.dev:
+        click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
+        click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
+    else:
+        click.echo(f"ws-broker {__version__} serves ws://{where}/ws")
+    for line in more:
+        click.echo(line)
     sys.stdout.flush()

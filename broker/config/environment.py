@@ -20,7 +20,7 @@ from broker.config.sources import NAMED, Path
 PREFIX = "WSBROKER_"
 
 # Read by the command line, not a part of the configuration.
-OF_COMMANDS = frozenset({"WSBROKER_API_KEY", "WSBROKER_API_URL", "WSBROKER_CONFIG", "WSBROKER_URL"})
+OF_COMMANDS = frozenset({"WSBROKER_API_KEY", "WSBROKER_API_URL", "WSBROKER_CONFIG", "WSBROKER_TOKEN", "WSBROKER_URL"})
 
 # What a container finds if a service `wsbroker`, or one whose name begins with `wsbroker-`, is in its namespace
 # (Kubernetes: enableServiceLinks).

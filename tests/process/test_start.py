@@ -60,9 +60,9 @@ def test_a_wrong_flag_is_named_with_the_way_to_the_help(arguments: list[str], he
 
 
 def test_an_unknown_command_is_named() -> None:
-    result = run("publish")
+    result = run("publsh")
     assert result.status == USAGE
-    assert "No such command 'publish'" in result.errors
+    assert "No such command 'publsh'" in result.errors
 
 
 @pytest.mark.parametrize("workers", ["0", "257"])

@@ -1,0 +1,113 @@
+"""The key of one run of `serve --dev`: found by the commands, gone with its broker, made for nobody else."""
+
+import os
+import re
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker.cli import devkey
+from broker.cli.devkey import DevKey, living
+from tests.process.command import run, serving
+from tests.process.pretended_api import pretending
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the file goes; the one in /tmp belongs to whoever else runs a broker here."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(devkey, "folders", lambda: [tmp_path / "ws-broker"])
+    return tmp_path / "ws-broker"
+
+
+def test_the_commands_find_a_broker_with_dev_and_the_file_is_private(folder: Path) -> None:
+    with serving() as broker:
+        (file,) = folder.iterdir()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (found,) = living()
+        assert found.url == f"ws://127.0.0.1:{broker.port}/ws"
+        assert found.key not in repr(found)
+        assert broker.stop() == 0
+    assert list(folder.iterdir()) == []
+    assert living() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_file_of_a_killed_broker_does_no_harm_and_the_next_start_removes_it(folder: Path, workers: str) -> None:
+    with serving("--workers", workers) as broker:
+        broker.signal(signal.SIGKILL)
+        broker.status()
+    (stale,) = folder.iterdir()
+    assert living() == []
+    with serving() as broker:
+        assert not stale.exists()
+        assert len(living()) == 1
+        assert broker.stop() == 0
+
+
+def test_a_command_sends_the_key_to_that_broker_and_to_no_other(folder: Path) -> None:
+    with pretending() as api, pretending() as other, DevKey().held(api.url, "ws://127.0.0.1:1/ws"):
+        assert run("publish", "news", "hi", WSBROKER_API_KEY="").status == 0
+        assert run("publish", "news", "hi", "--api-url", api.url.replace("127.0.0.1", "localhost")).status == 0
+        refused = run("publish", "news", "hi", "--api-url", other.url)
+    assert len(api.asked) == 2
+    assert refused.status == 1
+    assert "no API key" in refused.one_line
+    assert other.asked == []
+
+
+def test_several_brokers_have_to_be_told_apart(folder: Path) -> None:
+    with pretending() as one, pretending() as two, DevKey().held(one.url, "ws://x"), DevKey().held(two.url, "ws://y"):
+        result = run("publish", "news", "hi")
+        assert result.status == 2
+        assert one.url in result.one_line
+        assert two.url in result.one_line
+        assert run("publish", "news", "hi", "--api-url", two.url).status == 0
+    assert (len(one.asked), len(two.asked)) == (0, 1)
+
+
+def test_a_folder_that_others_can_enter_is_not_used(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o755)
+    with DevKey().held("http://127.0.0.1:1", "ws://x") as written:
+        assert not written
+    assert living() == []
+
+
+def test_a_link_in_the_place_of_the_folder_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with DevKey().held("http://127.0.0.1:1", "ws://x") as written:
+        assert not written
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"api_url": 1, "url": 2, "key": 3}'])
+def test_a_file_with_something_else_in_it_is_passed_over(folder: Path, content: str) -> None:
+    with DevKey().held("http://127.0.0.1:1", "ws://x"):
+        (file,) = folder.iterdir()
+        file.write_text(content)
+        assert living() == []
+
+
+def test_the_start_prints_a_line_for_a_shell_with_the_key_whose_hash_the_broker_has(folder: Path) -> None:
+    with serving() as broker:
+        (found,) = living()
+        assert broker.process.stdout is not None
+        lines = iter(broker.process.stdout.readline, "")
+        curl = next(line for line in lines if "curl" in line)
+        assert broker.stop() == 0
+    assert re.search(r"-H 'Authorization: Bearer (\S+)'", curl)
+    assert f"Bearer {found.key}'" in curl
+    assert f" {found.api_url}/v1/channels/news/messages" in curl
+
+
+def test_a_key_of_that_name_in_the_configuration_is_not_replaced_in_silence(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text(f'[api.keys.dev]\nsha256 = "{"0" * 64}"\n')
+    result = run("serve", "--dev", "--config", str(file))
+    assert result.status == 2
+    assert result.one_line.startswith("api.keys.dev: ")
