@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -98,7 +98,10 @@ class Worker:
         limits = config.limits
         pages = load_pages() if config.server.dev else {}
         rules = OfferRules(
-            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+            NameRule(config.server.extra_channel_characters),
+            limits.max_offer_bytes,
+            limits.max_channels_per_connection,
+            config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
         self._loop = loop
@@ -148,32 +151,25 @@ class Worker:
         self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
         self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
-        origins = OriginRule(
-            config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin
-        )
-        permissions = Permissions(config.channels, open=open_to_all(config))
-        gatekeeper = Gatekeeper(permissions, origins, config.auth, tokens, hook)
+        origins = _origins(config)
+        self.permissions = Permissions(config.channels, open=open_to_all(config))
+        self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
         self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            authority or gatekeeper,
+            authority or self.gatekeeper,
             origins,
-            Refusals(
-                config.server.refusal,
-                limits.refusals_per_address_per_minute,
-                limits.refusal_hold_min_seconds,
-                limits.refusal_hold_max_seconds,
-            ),
+            _refusals(config),
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
-            permissions,
+            self.permissions,
             self.expiry,
         )
-        identifying = Identifying(self.reactor, self.node, gatekeeper, self.gateway.opening, self.expiry)
-        self.gateway.commands = Commands(self.reactor, self.node, rules, gatekeeper, identifying)
+        identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
+        self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
     def start(self) -> None:
         self.begin()
@@ -191,6 +187,20 @@ class Worker:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
         if self._beat is not None:
             self._on_beat(self._beat)
+
+    async def reload(self, config: Config) -> None:
+        """Puts in force what a process that runs can change, the keys NOW of broker.config.reload; `config` holds all
+        others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
+        it is used.
+        """
+        self._config = config
+        self.gateway.closes_per_second = config.drain.closes_per_second
+        origins = _origins(config)
+        self.permissions.reload(config.channels, open=open_to_all(config))
+        self.gatekeeper.reload(origins, config.auth)
+        self.expiry.auth = config.auth
+        self.node.reload(config.channels)
+        self.gateway.opening.reload(origins, _refusals(config))
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -288,11 +298,35 @@ def open_to_all(config: Config) -> bool:
     return config.server.dev and not config.auth.keys and not config.hook.url
 
 
+def _origins(config: Config) -> OriginRule:
+    server = config.server
+    return OriginRule(server.origins, dev=server.dev, allow_absent=server.allow_absent_origin)
+
+
+def _refusals(config: Config) -> Refusals:
+    limits = config.limits
+    return Refusals(
+        config.server.refusal,
+        limits.refusals_per_address_per_minute,
+        limits.refusal_hold_min_seconds,
+        limits.refusal_hold_max_seconds,
+    )
+
+
 async def _waited(event: asyncio.Event, seconds: float) -> None:
     """Until `event`, but no longer than that."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Waits for one of the two; whether only `wanted` has come."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in (wanted, other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return not other.is_set()
 
 
 def max_connections(configured: int, reserved: int = RESERVED_FDS) -> int:
@@ -313,6 +347,7 @@ async def serve(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     delay: bool = True,
     engine: Callable[[Sink], Engine] | None = None,
     counters: bytearray | memoryview | None = None,
@@ -321,17 +356,20 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
-    `on_stopping` is called before anything else happens: nobody shall be sent here any more. A supervisor that has let
+    `on_stopping` is called before anything else happens: nobody shall be sent here any more. `on_reload` is called for
+    SIGHUP, once for all that came meanwhile, and never together with itself or with the end. A supervisor that has let
     drain.delay_seconds pass before it sent the signal says so with `delay` false.
     """
     loop = asyncio.get_running_loop()
-    stop, hasten = asyncio.Event(), asyncio.Event()
+    stop, hasten, renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def handle_stop() -> None:
         (hasten if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
+    if on_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, renew.set)
     counters = bytearray(8 * _counters.SIZE) if counters is None else counters
     tokens, hook = identities(config, Count(counters))
     for part in (tokens, hook):
@@ -358,6 +396,9 @@ async def serve(
     gc.freeze()
     if not stop.is_set():
         ready()
+    while on_reload is not None and await _first(renew, stop):
+        renew.clear()
+        await on_reload(worker)
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
@@ -389,6 +430,7 @@ def run(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat))

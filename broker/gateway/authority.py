@@ -8,7 +8,6 @@ does not hold makes nobody, it refuses nothing that everybody may have. Nothing 
 import logging
 from collections.abc import Mapping
 from typing import Protocol
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -73,6 +72,11 @@ class Gatekeeper:
         self._tokens = tokens
         self._hook = hook
 
+    def reload(self, origins: OriginRule, auth: Auth) -> None:
+        """Another configuration; the permissions reload themselves."""
+        self._origins = origins
+        self._auth = auth
+
     @property
     def takes_tokens(self) -> bool:
         return self._tokens is not None
@@ -116,7 +120,7 @@ class Gatekeeper:
         return (mute if asked.direction in ("send", "both") else None), mute is None
 
     def _chosen(self, request: Request, offer: Offer) -> str | None:
-        """The credential that the client gave on purpose."""
+        """The credential that the client gave on purpose; the offer's is also that of the URL, where it is taken."""
         if offer.credential is not None:
             return offer.credential
         header = request.header(b"authorization")
@@ -125,10 +129,6 @@ class Gatekeeper:
             if scheme.lower() == "bearer":
                 return token.strip()
             # Basic and the like are for a proxy or for the hook.
-        if self._auth.allow_tokens_in_urls_that_get_logged:
-            found = parse_qs(request.query.decode("latin-1")).get("token")
-            if found:
-                return found[0]
         return None
 
     async def _from_cookie(self, request: Request) -> Identity:

@@ -33,8 +33,8 @@ class Expiry:
         chance: random.Random | None = None,
     ) -> None:
         self._reactor = reactor
-        self._auth = auth
-        self._clock = clock
+        self.auth = auth
+        self.clock = clock
         self._chance = chance or random.Random()
         self._buckets: dict[int, list[int]] = {}
         self._seconds: list[int] = []
@@ -44,15 +44,15 @@ class Expiry:
         expires = session.identity.expires
         if expires is not None:
             self._put(conn, session, self._next_look(session, expires))
-        elif session.identity.user is None and session.json and self._auth.keys:
-            self._put(conn, session, self._clock() + self._auth.auth_seconds)
+        elif session.identity.user is None and session.json and self.auth.keys:
+            self._put(conn, session, self.clock() + self.auth.auth_seconds)
 
     def _next_look(self, session: Session, expires: float) -> float:
-        return expires - self._auth.expiring_seconds if session.json and not session.warned else expires
+        return expires - self.auth.expiring_seconds if session.json and not session.warned else expires
 
     def _put(self, conn: int, session: Session, at: float) -> None:
         # Up, not down: never a look too soon that would only have to be repeated.
-        now = self._clock()
+        now = self.clock()
         second = min(max(int(at) + 1, int(now) + 1), int(now) + HORIZON_SECONDS)
         if session.looked_at and session.looked_at <= second:
             return  # it stands in an earlier bucket already, and will be put again from there
@@ -66,7 +66,7 @@ class Expiry:
 
     def tick(self) -> None:
         """Looks at everybody whose second has come."""
-        now = self._clock()
+        now = self.clock()
         while self._seconds and self._seconds[0] <= now:
             second = heapq.heappop(self._seconds)
             for conn in self._buckets.pop(second):
@@ -81,9 +81,9 @@ class Expiry:
             if session.identity.user is None and not self._reactor.subscriptions(conn):
                 self._close(conn, "not_authenticated", 0.0)
         elif now >= expires:
-            self._close(conn, "token_expired", self._chance.uniform(0, self._auth.expiry_spread_seconds))
+            self._close(conn, "token_expired", self._chance.uniform(0, self.auth.expiry_spread_seconds))
         else:
-            if session.json and not session.warned and now >= expires - self._auth.expiring_seconds:
+            if session.json and not session.warned and now >= expires - self.auth.expiring_seconds:
                 session.warned = True
                 self._reactor.send(conn, events.expiring(int((expires - now) * 1000)))
             self._put(conn, session, self._next_look(session, expires))

@@ -64,7 +64,7 @@ class Identifying:
             word = self._gatekeeper.permissions.subscribe(session.identity, name)
             if word is not None and self._node.unsubscribe(conn, name):
                 self._node.exit(name, session.id)
-                states.append(events.ChannelState(name, len(states), error=events.channel_error(word)))
+                states.append(events.ChannelState(name, events.NOT_ASKED_FOR, error=events.channel_error(word)))
         if states:
             self._reactor.send(conn, events.unsubscribed(states))
 
@@ -90,10 +90,10 @@ class Identifying:
                 await interest
         except EngineError as error:
             states = [
-                events.ChannelState(name, place, error=events.channel_error(error.word))
-                for place, name in enumerate(given)
+                events.ChannelState(name, events.NOT_ASKED_FOR, error=events.channel_error(error.word))
+                for name in given
             ]
         else:
-            states = [self._opening.give(conn, session, name, place) for place, name in enumerate(given)]
+            states = [self._opening.give(conn, session, name) for name in given]
         if states:
             self._reactor.send(conn, events.subscribed(states))

@@ -79,6 +79,11 @@ class Opening:
         self._permissions = permissions or Permissions({})
         self._expiry = expiry
 
+    def reload(self, origins: OriginRule, refusals: Refusals) -> None:
+        """For those who connect from now on; nobody is asked twice."""
+        self._origins = origins
+        self._refusals = refusals
+
     def origin_allowed(self, request: Request) -> bool:
         return self._origins.allows(request.origin)
 
@@ -222,8 +227,7 @@ class Opening:
         if session is None or not self._reactor.open(conn, request.accept, offer.answer, FORMAT_JSON, session):
             return
         states = [self._join(conn, session, asked, grant) for asked in offer.channels]
-        # Behind those that were asked for, whose number the page knows.
-        states += [self.give(conn, session, name, len(states) + place) for place, name in enumerate(given)]
+        states += [self.give(conn, session, name) for name in given]
         self._reactor.send(
             conn, events.hello(session.id, session.user, states, self._hello_limits, self._heartbeat_seconds)
         )
@@ -240,9 +244,9 @@ class Opening:
             self._node.enter(channel, session.id, session.user, session.info)
         return joined(asked, begun or Begun())
 
-    def give(self, conn: int, session: Session, name: str, index: int) -> events.ChannelState:
+    def give(self, conn: int, session: Session, name: str) -> events.ChannelState:
         """Subscribes a JSON session to a channel that it has not asked for; the node has joined it."""
-        asked = ChannelRequest(name, None, None, None, index, name)
+        asked = ChannelRequest(name, None, None, None, events.NOT_ASKED_FOR, name)
         channel = self._node.channel(name)
         begun = subscribe_json(self._node, conn, channel, asked)
         if begun is not None:

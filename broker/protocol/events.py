@@ -21,6 +21,9 @@ from broker.protocol.errors import ERRORS
 
 Id = str | int | None
 
+# `index` of a channel that the server began or ended by itself.
+NOT_ASKED_FOR = -1
+
 
 class ChannelError(msgspec.Struct, frozen=True, gc=False):
     """Why one channel of several was refused; `code` is a word of ERRORS."""
@@ -32,7 +35,8 @@ class ChannelError(msgspec.Struct, frozen=True, gc=False):
 class ChannelState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One channel of hello, subscribed or unsubscribed.
 
-    `channel` is the plain name, None if what was asked for is not a name. `index` counts what was asked for from 0.
+    `channel` is the plain name, None if what was asked for is not a name. `index` counts what was asked for from 0;
+    NOT_ASKED_FOR otherwise.
     `recovered` is present exactly if the client asked for `since` or `last`.
     """
 
