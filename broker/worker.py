@@ -19,7 +19,7 @@ import uvloop
 
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
-from broker.config.schema import Config
+from broker.config.schema import Auth, Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
@@ -67,7 +67,9 @@ class Started(Protocol):
     async def stop(self) -> None: ...
 
 
-class StartedTokens(Tokens, Started, Protocol): ...
+class StartedTokens(Tokens, Started, Protocol):
+    async def reload(self, auth: Auth) -> None:
+        """Raises ConfigError, and has changed nothing then."""
 
 
 class StartedHook(Hook, Started, Protocol): ...
@@ -104,6 +106,9 @@ class Worker:
             config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
+        # Those that `serve` has started: a reload replaces them, and whoever runs the worker stops them.
+        self.tokens: StartedTokens | None = None
+        self.hook: StartedHook | None = None
         self._loop = loop
         self._listeners = listeners
         self._siblings = siblings
@@ -193,14 +198,28 @@ class Worker:
         others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
         it is used.
         """
+        # Read anew whatever the file says: a key may have been replaced in its place.
+        tokens, hook = identities(config, Count(self.counters))
+        if tokens is not None and self.tokens is not None:
+            await self.tokens.reload(config.auth)
+            tokens = self.tokens
+        elif tokens is not None:
+            await tokens.start()
+        if hook is not None:
+            await hook.start()
+        gone = [self.hook] if tokens is self.tokens else [self.tokens, self.hook]
+        self.tokens, self.hook = tokens, hook
         self._config = config
         self.gateway.closes_per_second = config.drain.closes_per_second
         origins = _origins(config)
         self.permissions.reload(config.channels, open=open_to_all(config))
-        self.gatekeeper.reload(origins, config.auth)
+        self.gatekeeper.reload(origins, config.auth, tokens, hook)
         self.expiry.auth = config.auth
         self.node.reload(config.channels)
         self.gateway.opening.reload(origins, _refusals(config))
+        for part in gone:
+            if part is not None:
+                await part.stop()
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -385,6 +404,7 @@ async def serve(
         siblings=siblings,
         beat=beat,
     )
+    worker.tokens, worker.hook = tokens, hook
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -402,7 +422,7 @@ async def serve(
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
-    for part in (tokens, hook):
+    for part in (worker.tokens, worker.hook):
         if part is not None:
             await part.stop()
 

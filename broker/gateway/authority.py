@@ -72,10 +72,12 @@ class Gatekeeper:
         self._tokens = tokens
         self._hook = hook
 
-    def reload(self, origins: OriginRule, auth: Auth) -> None:
+    def reload(self, origins: OriginRule, auth: Auth, tokens: Tokens | None, hook: Hook | None) -> None:
         """Another configuration; the permissions reload themselves."""
         self._origins = origins
         self._auth = auth
+        self._tokens = tokens
+        self._hook = hook
 
     @property
     def takes_tokens(self) -> bool:
