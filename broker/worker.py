@@ -12,14 +12,13 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 import msgspec
 import uvloop
 
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
-from broker.config.schema import Auth, Config
+from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
@@ -32,6 +31,7 @@ from broker.gateway.drain import Drain
 from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
 from broker.gateway.identifying import Identifying
+from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
@@ -59,22 +59,6 @@ SUCCESSION_SECONDS = 1.0
 HASTENED_SECONDS = 1.0
 
 
-class Started(Protocol):
-    """What has connections or tasks of its own while the worker runs."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-
-class StartedTokens(Tokens, Started, Protocol):
-    async def reload(self, auth: Auth) -> None:
-        """Raises ConfigError, and has changed nothing then."""
-
-
-class StartedHook(Hook, Started, Protocol): ...
-
-
 class Worker:
     """Built inside a running loop; `start` (or `begin`, `accept`) and `drain`. `engine` is given the node, its sink.
 
@@ -89,6 +73,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        identities: Identities | None = None,
         tokens: Tokens | None = None,
         hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
@@ -106,9 +91,6 @@ class Worker:
             config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
-        # Those that `serve` has started: a reload replaces them, and whoever runs the worker stops them.
-        self.tokens: StartedTokens | None = None
-        self.hook: StartedHook | None = None
         self._loop = loop
         self._listeners = listeners
         self._siblings = siblings
@@ -158,6 +140,9 @@ class Worker:
         self.gateway.reactor = self.reactor
         origins = _origins(config)
         self.permissions = Permissions(config.channels, open=open_to_all(config))
+        self._identities = identities
+        if identities is not None:
+            tokens, hook = identities.tokens, identities.hook
         self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
         self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
@@ -198,28 +183,17 @@ class Worker:
         others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
         it is used.
         """
-        # Read anew whatever the file says: a key may have been replaced in its place.
-        tokens, hook = identities(config, Count(self.counters))
-        if tokens is not None and self.tokens is not None:
-            await self.tokens.reload(config.auth)
-            tokens = self.tokens
-        elif tokens is not None:
-            await tokens.start()
-        if hook is not None:
-            await hook.start()
-        gone = [self.hook] if tokens is self.tokens else [self.tokens, self.hook]
-        self.tokens, self.hook = tokens, hook
+        if self._identities is not None:
+            await self._identities.renew(config)
+            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
         self._config = config
         self.gateway.closes_per_second = config.drain.closes_per_second
         origins = _origins(config)
         self.permissions.reload(config.channels, open=open_to_all(config))
-        self.gatekeeper.reload(origins, config.auth, tokens, hook)
+        self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.node.reload(config.channels)
         self.gateway.opening.reload(origins, _refusals(config))
-        for part in gone:
-            if part is not None:
-                await part.stop()
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -390,21 +364,17 @@ async def serve(
     if on_reload is not None:
         loop.add_signal_handler(signal.SIGHUP, renew.set)
     counters = bytearray(8 * _counters.SIZE) if counters is None else counters
-    tokens, hook = identities(config, Count(counters))
-    for part in (tokens, hook):
-        if part is not None:
-            await part.start()
+    identities = Identities(config, Count(counters))
+    await identities.start()
     worker = Worker(
         config,
         listeners,
-        tokens=tokens,
-        hook=hook,
+        identities=identities,
         engine=engine,
         counters=counters,
         siblings=siblings,
         beat=beat,
     )
-    worker.tokens, worker.hook = tokens, hook
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -422,26 +392,7 @@ async def serve(
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
-    for part in (worker.tokens, worker.hook):
-        if part is not None:
-            await part.stop()
-
-
-def identities(config: Config, count: Count) -> tuple[StartedTokens | None, StartedHook | None]:
-    """What finds out who clients are, as far as it is configured. Raises ConfigError. Imported only then: the
-    cryptography takes 20 MB of each worker, the HTTP client 8 (measured).
-    """
-    tokens: StartedTokens | None = None
-    hook: StartedHook | None = None
-    if config.auth.keys:
-        from broker.auth.tokens import Tokens as _Tokens
-
-        tokens = _Tokens(config.auth, config.limits, count=count)
-    if config.hook.url:
-        from broker.auth.hook import Hook as _Hook
-
-        hook = _Hook(config.hook, config.limits, count=count)
-    return tokens, hook
+    await identities.stop()
 
 
 def run(

@@ -317,6 +317,7 @@ async def test_who_waits_when_the_worker_ends_is_refused(site: Site) -> None:
         await wait_until(lambda: gate.now, "it is asked")
         await hook.hook.stop()
         assert await waiting == ("overloaded", texts.UNAVAILABLE)
+        assert await hook.refused("too late") == ("overloaded", texts.UNAVAILABLE)
 
 
 _PAIRS = st.lists(st.tuples(st.text(max_size=6), st.text(max_size=6)), max_size=3).map(tuple)

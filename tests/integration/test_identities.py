@@ -8,8 +8,9 @@ import pytest
 
 from broker.config.errors import ConfigError
 from broker.config.schema import AuthKey, ChannelPolicy, Config, Server
+from broker.gateway.identities import Identities
+from broker.native._counters import SIZE
 from broker.native.counting import Count
-from broker.worker import identities
 from tests.integration.harness import request, running
 from tests.unit.auth.making import EC_KEY, OTHER_EC_KEY, loaded, public_pem, token
 
@@ -17,13 +18,14 @@ from tests.unit.auth.making import EC_KEY, OTHER_EC_KEY, loaded, public_pem, tok
 async def test_a_reload_takes_the_keys_of_the_file_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     auth, _ = loaded(tmp_path, main=AuthKey())
     config = Config(server=Server(dev=True), auth=auth, channels={">": ChannelPolicy(subscribe="authenticated")})
-    counters = bytearray(8 * 256)
-    tokens, _ = identities(config, Count(counters))
-    assert tokens is not None
+    identities = Identities(config, Count(bytearray(8 * SIZE)))
+    await identities.start()
     end = int(time.time()) + 600
     old, new = token(EC_KEY, exp=end), token(OTHER_EC_KEY, exp=end)
-    async with running(tokens=tokens, channels={">": {"subscribe": "authenticated"}}, auth_keys={}) as broker:
-        broker.worker.tokens = tokens
+    async with running(
+        tokens=identities.tokens, channels={">": {"subscribe": "authenticated"}}, auth_keys={}
+    ) as broker:
+        broker.worker._identities = identities
         client = await broker.open(f"broker.json.v1, news, bearer.{old}")
         hello = await client.event()
         assert (hello["type"], hello["user"]) == ("hello", "ann")
@@ -38,4 +40,4 @@ async def test_a_reload_takes_the_keys_of_the_file_and_a_broken_file_changes_not
         assert answer.status == 401
         assert old.encode() not in answer.body
         await broker.worker.reload(msgspec.structs.replace(config, auth=type(auth)()))
-        assert broker.worker.tokens is None
+        assert identities.tokens is None
