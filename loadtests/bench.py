@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loadtests import acked, beside, churn, resume, stalled, tiny
+from loadtests import acked, beside, churn, resume, stalled, tiny, token_connect
 from loadtests.report import Progress, Result, document, machine, table, to_stderr
 from loadtests.server import BenchError, cpu_sets
 
@@ -28,6 +28,9 @@ scenarios:
   churn     200 000 connects and closes: memory at most 5 MiB above the plateau, no fd left
   resume    100 000 messages to 50 subscribers that reconnect at random, two workers, a restart:
             none lost, none twice, none in another order, or the subscriber was told
+  token_connect
+            3000 connects without a token, with one verified before, with one each: CPU of the second
+            at most 2 times that of the first
   acked     20 000 publishes through two workers in turns, under load: never reversed
 
 examples:
@@ -54,6 +57,7 @@ def scenarios(quick: bool, scale: float, full: bool = False) -> dict[str, Run]:
             churn.NAME: lambda progress: churn.run(churn.QUICK, progress),
             resume.NAME: lambda progress: resume.run(resume.QUICK, progress),
             acked.NAME: lambda progress: acked.run(acked.QUICK, progress),
+            token_connect.NAME: lambda progress: token_connect.run(token_connect.QUICK, progress),
         }
     return {
         beside.NAME: lambda progress: beside.run(beside.scaled(scale), progress),
@@ -62,6 +66,7 @@ def scenarios(quick: bool, scale: float, full: bool = False) -> dict[str, Run]:
         churn.NAME: lambda progress: churn.run(churn.scaled(scale), progress),
         resume.NAME: lambda progress: resume.run(resume.FULL if full else resume.scaled(scale), progress),
         acked.NAME: lambda progress: acked.run(acked.scaled(scale), progress),
+        token_connect.NAME: lambda progress: token_connect.run(token_connect.scaled(scale), progress),
     }
 
 
@@ -83,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    titles = {module.NAME: module.TITLE for module in (beside, tiny, stalled, churn, resume, acked)}
+    titles = {module.NAME: module.TITLE for module in (beside, tiny, stalled, churn, resume, acked, token_connect)}
     parser.add_argument("scenario", nargs="*", help="which ones [default: all]")
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"

@@ -85,6 +85,7 @@ class Hook:
         self._now = now
         self._count = count
         self._client: httpx.AsyncClient | None = None
+        self._stopped = False
         self._slots = asyncio.Semaphore(hook.max_concurrent)
         # What is asked now: the task, and how many wait for it. Its end removes it, whichever way it ends.
         self._under_way: dict[_Question, _Asked] = {}
@@ -97,7 +98,8 @@ class Hook:
         self._client = make_client(self._hook.url, self._hook.max_concurrent, self._hook.timeout_seconds)
 
     async def stop(self) -> None:
-        """Who still waits is refused with `overloaded`."""
+        """Who still waits, and who asks later, is refused with `overloaded`."""
+        self._stopped = True
         tasks = [asked.task for asked in self._under_way.values()]
         for task in tasks:
             task.cancel()
@@ -160,6 +162,8 @@ class Hook:
         """The same question under way is asked once. When the last who wants the answer is gone, it is given up."""
         asked = self._under_way.get(question)
         if asked is None:
+            if self._stopped:  # a reload has another hook; who was on its way to this one comes back
+                return Verdict(None, "overloaded", UNAVAILABLE)
             if len(self._under_way) >= self._hook.max_concurrent + self._hook.max_waiting:
                 self._count("n_hook_crowded")
                 return Verdict(None, "overloaded", CROWDED)

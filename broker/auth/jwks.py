@@ -100,6 +100,12 @@ class KeySets:
             for name, table in sets.items()
         ]
 
+    def inherit(self, others: "KeySets") -> None:
+        """Takes over what was fetched for the same tables: a reload while an issuer is away loses nothing."""
+        had = {(source.name, source.table): source.keys for source in others._sources}
+        for source in self._sources:
+            source.keys = had.get((source.name, source.table))
+
     def keys(self) -> list[VerifyKey]:
         """All that count now."""
         return [key for source in self._sources for key in source.keys or ()]

@@ -97,11 +97,13 @@ class Tokens:
     async def stop(self) -> None:
         await self._sets.stop()
 
-    async def reload(self, auth: Auth, keys: Keys) -> None:
+    async def reload(self, auth: Auth, keys: Keys | None = None) -> None:
         """Takes other settings and keys. Until the new key sets are there the old ones count; then what the new keys do
-        not vouch for is forgotten.
+        not vouch for is forgotten. Raises ConfigError, and has changed nothing then.
         """
+        keys = load_keys(auth) if keys is None else keys
         new = self._key_sets(auth, keys)
+        new.inherit(self._sets)
         await new.start()
         if (auth.user_claim, auth.info_claim) != (self._auth.user_claim, self._auth.info_claim):
             self._cache.clear()

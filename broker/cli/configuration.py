@@ -4,6 +4,7 @@ What these three read is the same: file, environment, flags, and then what a sta
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -18,6 +19,8 @@ from broker.config.load import Loaded, load_with_sources
 from broker.config.schema import Config
 from broker.config.show import as_json, as_toml
 from broker.config.validate import Check, nobody_could_connect
+
+log = logging.getLogger(__name__)
 
 # Flags by the keys they set.
 _FLAGS = {
@@ -65,28 +68,23 @@ def _state_directory(config: Config) -> Iterable[str]:
         yield f"server.state_directory: {folder} is no directory that can be written"
 
 
-def _token_keys(config: Config) -> Iterable[str]:
-    # Only here: what verifies tokens takes longer to load than a command line should.
-    from broker.auth.keys import load_keys
+def _keys_and_secrets(config: Config) -> Iterable[str]:
+    """Imported only where there are some: the cryptography takes 20 MB."""
+    if config.auth.keys or config.hook.url:
+        from broker.auth.settings import check
 
-    load_keys(config.auth)
-    return ()
-
-
-def _hook_secret(config: Config) -> Iterable[str]:
-    from broker.auth.settings import load_hook
-
-    if config.hook.url:
-        load_hook(config.hook)
-    return ()
+        try:
+            for warning in check(config):
+                log.warning("%s", warning)
+        except ConfigError as error:
+            yield from error.problems
 
 
 # What a start needs beyond a valid configuration.
 CHECKS = (
     Check((("auth",), ("hook",), ("channels",), ("server", "dev")), _somebody_could_connect),
     Check((("server", "state_directory"),), _state_directory),
-    Check((("auth", "keys"),), _token_keys),
-    Check((("hook",),), _hook_secret),
+    Check((("auth",), ("hook",)), _keys_and_secrets),
 )
 
 
