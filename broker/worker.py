@@ -28,7 +28,7 @@ from broker.gateway.control import Control
 from broker.gateway.drain import Drain
 from broker.gateway.gateway import Gateway
 from broker.gateway.opening import Authority, Everybody, Opening
-from broker.gateway.refusals import Refusals, native_closes, response
+from broker.gateway.refusals import Refusals, native_closes, served
 from broker.native import _counters
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
@@ -74,7 +74,7 @@ class Worker:
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
-        pages = load_pages() if config.server.dev else {}
+        pages = load_pages(dev=config.server.dev)
         rules = OfferRules(
             NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
         )
@@ -88,7 +88,7 @@ class Worker:
         self.succeeded = False
         self.counters = bytearray(8 * _counters.SIZE) if counters is None else counters
         self.gateway = Gateway(
-            {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
+            {path.encode(): served(page.body, page.headers, page.etag) for path, page in pages.items()},
             limits.handshake_seconds,
             config.drain.closes_per_second,
         )
