@@ -11,9 +11,9 @@ export function connect(url, options = {}) {
   const subs = /** @type {Map<string, Channel>} */ (new Map()), commands = new Map(), live = new Set();
   const life = new AbortController();
   let state = "", dials = 0, failures = 0, lastId = 0, fresh = false;
-  let socket = /** @type {any} */ (0), timer = socket, token = socket, inMs = socket, silence = socket;
+  let socket = /** @type {any} */ (0), timer = socket, token = socket, inMs = socket, silence = socket, asks = socket;
 
-  // In a microtask: handlers may throw, and call us.
+  // Handlers may throw, and call us.
   const tell = (/** @type {any} */ event, /** @type {any} */ handlers = options) =>
     queueMicrotask(() => ({ onerror: console.error, ...handlers })["on" + event.type]?.(event));
 
@@ -36,12 +36,13 @@ export function connect(url, options = {}) {
   // Id 0: asked by us, not done by the server.
   const ask = () => {
     const channel = [...subs.values()].filter(sub => !live.has(sub.channel));
-    if (channel[0]) send({ type: "subscribe", channel, id: 0 });
+    if (channel[0] && send({ type: "subscribe", channel, id: 0 })) asks.push(channel);
   };
 
-  const enter = (/** @type {any} */ { channel, position, recovered, error }, /** @type {any} */ id) => {
+  const enter = (/** @type {any} */ { index, channel, position, recovered, error }, /** @type {any} */ asked) => {
+    channel ??= asked[index].channel;
     const sub = subs.get(channel), code = error?.code;
-    if (code === "already_subscribed" || id === 0 && !sub) return;
+    if (code === "already_subscribed" || asked && !sub) return;
     if (code === "engine_unavailable" || code === "rate_limited") return setTimeout(ask, 2e3);
     if (error) {
       subs.delete(channel);
@@ -60,7 +61,8 @@ export function connect(url, options = {}) {
       become("open");
     }
     arm(silence);
-    for (const entry of event.channels ?? []) type !== "unsubscribed" ? enter(entry, id) : id === 0 || subs.delete(entry.channel);
+    const asked = id === 0 && type !== "unsubscribed" && asks.shift();
+    for (const entry of event.channels ?? []) type !== "unsubscribed" ? enter(entry, asked) : id === 0 || subs.delete(entry.channel);
     if (type === "hello") {
       ask();
       for (const waiting of commands.values()) waiting.sent = send(waiting.fields);
@@ -114,6 +116,7 @@ export function connect(url, options = {}) {
   const dial = async () => {
     const mine = ++dials;
     inMs = 0;
+    asks = [];
     become("connecting");
     arm(15e3);
     try {

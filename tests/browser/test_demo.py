@@ -109,14 +109,18 @@ def test_a_flood_leaves_the_page_with_a_bounded_log(broker: Broker, demo: OpenTa
     assert page.locator("#log li").count() == 500
 
 
-@pytest.mark.parametrize(("shown", "module"), [("#raw", ""), ("#small", " type=module")], ids=["WebSocket", "client"])
+@pytest.mark.parametrize(
+    ("shown", "module", "heard"),
+    [("#raw", "", "hello"), ("#small", " type=module", "type: message, channel: demo")],
+    ids=["WebSocket", "client"],
+)
 def test_the_three_lines_work_when_pasted_into_a_page_of_another_origin(
-    demo: OpenTab, new_page: OpenTab, shown: str, module: str
+    demo: OpenTab, new_page: OpenTab, shown: str, module: str, heard: str
 ) -> None:
     lines = demo().locator(shown).inner_text()
     assert len(lines.splitlines()) == 3
     pasted = new_page()
-    with pasted.expect_console_message(lambda message: "hello" in message.text):
+    with pasted.expect_console_message(lambda message: heard in message.text):
         show_page(pasted, "http://localhost:3000/", f"<!doctype html><script{module}>{lines}</script>")
 
 
