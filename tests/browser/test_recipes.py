@@ -1,4 +1,4 @@
-"""What docs/browser.md shows works as it stands there, with the real packages; and client.js holds what its types say."""
+"""What docs/browser.md shows works as it stands there, with the real packages; client.js holds what its types say."""
 
 import hashlib
 import re
