@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -17,17 +17,21 @@ import msgspec
 import uvloop
 
 from broker.auth.origin import OriginRule
+from broker.auth.permissions import Permissions
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
+from broker.gateway.authority import Gatekeeper, Hook, Tokens
 from broker.gateway.commands import Commands
 from broker.gateway.control import Control
 from broker.gateway.drain import Drain
+from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
-from broker.gateway.opening import Authority, Everybody, Opening
+from broker.gateway.identifying import Identifying
+from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, served
 from broker.native import _counters
 from broker.native._hub import Hub
@@ -67,6 +71,8 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        tokens: Tokens | None = None,
+        hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
         counters: bytearray | memoryview | None = None,
         siblings: Sequence[socket.socket] = (),
@@ -76,7 +82,10 @@ class Worker:
         limits = config.limits
         pages = load_pages(dev=config.server.dev)
         rules = OfferRules(
-            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+            NameRule(config.server.extra_channel_characters),
+            limits.max_offer_bytes,
+            limits.max_channels_per_connection,
+            config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
         self._loop = loop
@@ -119,29 +128,32 @@ class Worker:
         )
         self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
+        self._expiring: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
         self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
         self.node.on_question = self.control.answer
         self.gateway.reactor = self.reactor
-        self.gateway.commands = Commands(self.reactor, self.node, rules)
+        origins = _origins(config)
+        self.permissions = Permissions(config.channels, open=open_to_all(config))
+        self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
+        self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            authority or Everybody(),
-            OriginRule(config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin),
-            Refusals(
-                config.server.refusal,
-                limits.refusals_per_address_per_minute,
-                limits.refusal_hold_min_seconds,
-                limits.refusal_hold_max_seconds,
-            ),
+            authority or self.gatekeeper,
+            origins,
+            _refusals(config),
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
+            self.permissions,
+            self.expiry,
         )
+        identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
+        self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
     def start(self) -> None:
         self.begin()
@@ -152,6 +164,7 @@ class Worker:
         self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         self._tick()
+        self._expire()
 
     def accept(self) -> None:
         for listener in self._listeners:
@@ -159,9 +172,27 @@ class Worker:
         if self._beat is not None:
             self._on_beat(self._beat)
 
+    async def reload(self, config: Config) -> None:
+        """Puts in force what a process that runs can change, the keys NOW of broker.config.reload; `config` holds all
+        others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
+        it is used.
+        """
+        self._config = config
+        self.gateway.closes_per_second = config.drain.closes_per_second
+        origins = _origins(config)
+        self.permissions.reload(config.channels, open=open_to_all(config))
+        self.gatekeeper.reload(origins, config.auth)
+        self.expiry.auth = config.auth
+        self.node.reload(config.channels)
+        self.gateway.opening.reload(origins, _refusals(config))
+
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
         self.node.interests.sweep()
+
+    def _expire(self) -> None:
+        self._expiring = self._loop.call_later(TICK_SECONDS, self._expire)
+        self.expiry.tick()
 
     def _on_beat(self, beat: "Callable[[Worker], Iterable[int]]") -> None:
         self._next_beat = self._loop.call_later(BEAT_SECONDS, self._on_beat, beat)
@@ -228,8 +259,9 @@ class Worker:
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for timer in (self._ticking, self._expiring):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
         await self.node.stop()  # after the last session has told it that it is over
@@ -245,11 +277,40 @@ class Worker:
             await asyncio.sleep(0)
 
 
+def open_to_all(config: Config) -> bool:
+    """--dev as long as nobody can say who he is: everybody may do everything."""
+    return config.server.dev and not config.auth.keys and not config.hook.url
+
+
+def _origins(config: Config) -> OriginRule:
+    server = config.server
+    return OriginRule(server.origins, dev=server.dev, allow_absent=server.allow_absent_origin)
+
+
+def _refusals(config: Config) -> Refusals:
+    limits = config.limits
+    return Refusals(
+        config.server.refusal,
+        limits.refusals_per_address_per_minute,
+        limits.refusal_hold_min_seconds,
+        limits.refusal_hold_max_seconds,
+    )
+
+
 async def _waited(event: asyncio.Event, seconds: float) -> None:
     """Until `event`, but no longer than that."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Waits for one of the two; whether only `wanted` has come."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in (wanted, other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return not other.is_set()
 
 
 def max_connections(configured: int, reserved: int = RESERVED_FDS) -> int:
@@ -270,6 +331,7 @@ async def serve(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     delay: bool = True,
     engine: Callable[[Sink], Engine] | None = None,
     counters: bytearray | memoryview | None = None,
@@ -278,17 +340,20 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
-    `on_stopping` is called before anything else happens: nobody shall be sent here any more. A supervisor that has let
+    `on_stopping` is called before anything else happens: nobody shall be sent here any more. `on_reload` is called for
+    SIGHUP, once for all that came meanwhile, and never together with itself or with the end. A supervisor that has let
     drain.delay_seconds pass before it sent the signal says so with `delay` false.
     """
     loop = asyncio.get_running_loop()
-    stop, hasten = asyncio.Event(), asyncio.Event()
+    stop, hasten, renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def handle_stop() -> None:
         (hasten if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
+    if on_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, renew.set)
     worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
@@ -301,6 +366,9 @@ async def serve(
     gc.freeze()
     if not stop.is_set():
         ready()
+    while on_reload is not None and await _first(renew, stop):
+        renew.clear()
+        await on_reload(worker)
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
@@ -312,6 +380,7 @@ def run(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat))

@@ -56,7 +56,7 @@ def modules() -> Path:
 
 
 def test_the_client_is_type_checked_as_its_comments_say(modules: Path) -> None:
-    command = [
+    command: list[str | Path] = [
         modules / "node_modules/.bin/tsc",
         "--noEmit",
         "--allowJs",
@@ -91,7 +91,7 @@ def test_a_recipe_comes_back_with_the_broker_and_misses_nothing(
         (tmp_path / "recipe.js").write_text(shown(library).replace(f"wss://{SHOWN}/ws", f"ws://{address}/ws"))
         (tmp_path / "start.js").write_text(STARTS[library])
         (tmp_path / "node_modules").symlink_to(modules / "node_modules")
-        command = [
+        command: list[str | Path] = [
             modules / "node_modules/.bin/esbuild",
             "start.js",
             "--bundle",
