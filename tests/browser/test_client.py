@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket as sockets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -311,3 +312,72 @@ def test_a_tab_that_is_shown_again_asks_whether_the_link_lives(plain: Page) -> N
         plain.evaluate("dispatchEvent(new Event('visibilitychange'))")
         until_closed(plain)
         assert asked == [{"type": "ping"}]
+
+
+class Hole:
+    """A TCP proxy; after `freeze` nothing passes on the connections it has, and nobody is told. New ones work."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = sockets.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._ends: list[sockets.socket] = []
+        self._frozen: set[sockets.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        self._frozen.update(self._ends)
+
+    def close(self) -> None:
+        for end in [self._listener, *self._ends]:
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = sockets.create_connection(("127.0.0.1", self._target))
+            self._ends += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: sockets.socket, sink: sockets.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if source not in self._frozen:
+                    sink.sendall(data)
+            if source not in self._frozen:
+                sink.shutdown(sockets.SHUT_WR)
+        except OSError:
+            return  # closed at the end of the test
+
+
+def test_a_page_whose_network_swallows_everything_comes_back_and_misses_nothing(new_page: OpenTab) -> None:
+    with serving("--history", "1000") as served:
+        hole = Hole(served.port)
+        page = show_page(new_page(), f"http://{served.host}:{served.port}/plain.html")
+        page.clock.install()
+        page.evaluate(START, ["/client.js", f"ws://127.0.0.1:{hole.port}/ws", {"channels": ["news"]}])
+        page.wait_for_function("told.some(event => event.type === 'subscribed')", polling=50)
+        hole.freeze()
+        publish(served, range(20))
+        page.clock.fast_forward(40_000)  # heartbeat_seconds and its grace
+        page.clock.fast_forward(2_000)  # the first back-off
+        page.wait_for_function("heard.length >= 20", polling=50)
+        assert page.evaluate("heard") == list(range(20))
+        assert (len(told(page, "recovered")), told(page, "gap")) == (1, [])
+        hole.close()
+        assert served.stop() == 0
+
+
+def test_a_browser_that_has_the_client_already_is_not_sent_it_again(broker: Broker, plain: Page) -> None:
+    seen = plain.evaluate(
+        """async () => {
+          const first = await fetch("/client.js"), etag = first.headers.get("etag");
+          const again = await fetch("/client.js", {headers: {"If-None-Match": etag}, cache: "no-store"});
+          return [first.status, again.status, await again.text(), again.headers.get("etag") === etag];
+        }"""
+    )
+    assert seen == [200, 304, "", True]
