@@ -35,7 +35,7 @@ from broker.gateway.gateway import Gateway
 from broker.gateway.identifying import Identifying
 from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
-from broker.gateway.refusals import Refusals, native_closes, response
+from broker.gateway.refusals import Refusals, native_closes, served
 from broker.native import _counters
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
@@ -88,7 +88,7 @@ class Worker:
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
-        pages = load_pages() if config.server.dev else {}
+        pages = load_pages(dev=config.server.dev)
         rules = OfferRules(
             NameRule(config.server.extra_channel_characters),
             limits.max_offer_bytes,
@@ -105,7 +105,7 @@ class Worker:
         self.succeeded = False
         self.counters = bytearray(8 * _counters.SIZE) if counters is None else counters
         self.gateway = Gateway(
-            {path.encode(): response(200, page.body, page.headers) for path, page in pages.items()},
+            {path.encode(): served(page.body, page.headers, page.etag) for path, page in pages.items()},
             limits.handshake_seconds,
             config.drain.closes_per_second,
         )

@@ -32,7 +32,11 @@ PYTHON_CODE
     # The preprocessor alone shows both a compiler and the C library's headers.
     echo '#include <stdio.h>' | ${CC:-cc} -E - >/dev/null 2>&1 || printf '%s\n' gcc libc6-dev
     case $purpose in
-        test) command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium ;;
+        test)
+            command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
+            # The recipes of docs/browser.md run with the real packages.
+            command -v node >/dev/null || echo nodejs
+            command -v npm >/dev/null || echo npm ;;
         fuzz) command -v clang >/dev/null || echo clang ;;
     esac
 }

@@ -13,7 +13,7 @@ from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.driving import Driver
 from broker.gateway.opening import Opening
-from broker.gateway.refusals import CAUSE_OF, Rate, cause_word, close_payload, problem, response
+from broker.gateway.refusals import CAUSE_OF, Rate, Served, cause_word, close_payload, problem, response
 from broker.gateway.session import Session
 from broker.native._connection import CAUSES
 from broker.native._reactor import Reactor
@@ -34,7 +34,7 @@ _CALLBACK_ERROR = CAUSES.index("callback_error")
 
 
 class Gateway:
-    """`pages` maps a path to a whole HTTP response. Set the attributes before the first turn.
+    """`pages` maps a path to what is answered there. Set the attributes before the first turn.
 
     After `decision_seconds` nobody waits for a decision any more: the reactor has ended the connection by then.
     """
@@ -46,7 +46,7 @@ class Gateway:
 
     def __init__(
         self,
-        pages: Mapping[bytes, bytes],
+        pages: Mapping[bytes, Served],
         decision_seconds: float,
         closes_per_second: int = 2000,
         chance: random.Random | None = None,
@@ -54,7 +54,8 @@ class Gateway:
         self.closes_per_second = closes_per_second
         self._chance = chance or random.Random()
         self._decision_seconds = decision_seconds
-        self._pages = {**pages, b"/healthz": response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))}
+        self._pages = pages
+        self._healthy = response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))
         self._driver = Driver()
         self._slow = Rate()
 
@@ -95,8 +96,10 @@ class Gateway:
     def _answer(self, conn: int, request: Request) -> None:
         if request.status != 200:
             self._refuse(conn, problem(request.status, request.problem), request.head.startswith(b"HEAD "))
-        elif request.path in self._pages:
-            self.reactor.respond(conn, self._pages[request.path], _ANSWERED)
+        elif request.path == b"/healthz":
+            self.reactor.respond(conn, self._healthy, _ANSWERED)
+        elif page := self._pages.get(request.path):
+            self.reactor.respond(conn, page.answer(request.header(b"if-none-match")), _ANSWERED)
         elif request.path == WEBSOCKET_PATH:
             self.reactor.respond(conn, problem(426, "this is a WebSocket; connect with new WebSocket(url)"), _ANSWERED)
         else:

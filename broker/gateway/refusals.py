@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -38,6 +39,26 @@ def response(status: int, body: bytes, headers: tuple[tuple[str, str], ...]) -> 
     lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+class Served(NamedTuple):
+    """A file as two whole HTTP responses: with its bytes, and for whoever has them already."""
+
+    whole: bytes
+    etag: bytes
+    unchanged: bytes
+
+    def answer(self, if_none_match: bytes | None) -> bytes:
+        # Weak comparison (RFC 9110 section 13.1.2): a proxy that compressed the body made the tag weak.
+        tags = [tag.strip().removeprefix(b"W/") for tag in (if_none_match or b"").split(b",")]
+        return self.unchanged if self.etag in tags or tags == [b"*"] else self.whole
+
+
+def served(body: bytes, headers: tuple[tuple[str, str], ...], etag: str) -> Served:
+    headers = (*headers, ("ETag", etag))
+    # The head of a 304 is that of the 200, its Content-Length too (RFC 9110 section 8.6); a body it never has.
+    unchanged = response(304, body, headers)
+    return Served(response(200, body, headers), etag.encode(), unchanged[: len(unchanged) - len(body)])
 
 
 _EXTRA_HEADERS: dict[int, tuple[tuple[str, str], ...]] = {

@@ -1,4 +1,4 @@
-"""The pages that the broker serves itself: today the demo page of `serve --dev`.
+"""The files that the broker serves itself: the client, and the demo page of `serve --dev`.
 
 Owns their bytes and the headers that belong to them; the files are read once, at start, never per request.
 Called by whoever answers plain HTTP on the WebSocket port. It never sees a request and never writes to a socket.
@@ -13,7 +13,9 @@ from types import MappingProxyType
 
 import msgspec
 
-_INLINE = {kind: re.compile(rb"<%b>(.*?)</%b>" % (kind, kind), re.DOTALL) for kind in (b"script", b"style")}
+_INLINE = {
+    kind: re.compile(rb"<%b(?: type=module)?>(.*?)</%b>" % (kind, kind), re.DOTALL) for kind in (b"script", b"style")
+}
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -22,14 +24,39 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     headers: tuple[tuple[str, str], ...]
 
+    @property
+    def etag(self) -> str:
+        """Strong: the same bytes, whichever worker or host of the same version serves them."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
-def load_pages() -> Mapping[str, Page]:
+
+def load_pages(*, dev: bool) -> Mapping[str, Page]:
     """Request path → page, read from the package's files."""
-    return MappingProxyType({"/": html_page(files(__package__).joinpath("demo.html").read_bytes())})
+    folder = files(__package__)
+    pages = {"/client.js": module_page(folder.joinpath("client.js").read_bytes())}
+    if dev:
+        pages["/"] = html_page(folder.joinpath("demo.html").read_bytes())
+    return MappingProxyType(pages)
+
+
+def module_page(body: bytes) -> Page:
+    """A JavaScript module that pages of any origin import: it holds nothing that is not public."""
+    return Page(
+        body,
+        (
+            ("Content-Type", "text/javascript; charset=utf-8"),
+            ("X-Content-Type-Options", "nosniff"),
+            # Module scripts are fetched by CORS; pages with COEP: require-corp ask for the second besides.
+            ("Access-Control-Allow-Origin", "*"),
+            ("Cross-Origin-Resource-Policy", "cross-origin"),
+            # An upgrade reaches pages within minutes, and nobody waits for the answer "unchanged".
+            ("Cache-Control", "public, max-age=300, stale-while-revalidate=86400"),
+        ),
+    )
 
 
 def html_page(body: bytes) -> Page:
-    """A self-contained page: nothing but its own inline style and script runs, and it speaks only to this host."""
+    """A page in which its own inline style and script run and what this host serves; it speaks only to this host."""
     return Page(
         body,
         (
@@ -48,7 +75,7 @@ def _content_security_policy(body: bytes) -> str:
     return "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_hash_source(body, b'script')}",
+            f"script-src 'self' {_hash_source(body, b'script')}",
             f"style-src {_hash_source(body, b'style')}",
             "connect-src 'self' ws://localhost:* ws://127.0.0.1:*",
             "img-src data:",

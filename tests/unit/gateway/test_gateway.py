@@ -13,7 +13,7 @@ from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import TOO_SLOW_AGAIN, Gateway
 from broker.gateway.opening import Opening
-from broker.gateway.refusals import CAUSE_OF, cause_word
+from broker.gateway.refusals import CAUSE_OF, cause_word, served
 from broker.gateway.session import Session
 from broker.native._connection import CAUSES
 from broker.native._counters import SIZE
@@ -22,7 +22,7 @@ from broker.node import Channel
 from tests.integration.harness import request
 from tests.unit.gateway.fakes import CONN, FakeReactor, as_reactor, upgrade
 
-PAGES = {b"/": b"the page"}
+PAGES = {b"/": served(b"the page", (), '"1"')}
 
 
 class FakeOpening:
@@ -108,7 +108,18 @@ def get(path: str, method: str = "GET") -> Request:
 
 def test_a_page_is_answered_as_it_was_given(parts: Parts) -> None:
     parts.gateway.on_request(CONN, get("/"))
-    assert parts.reactor.only("respond") == (b"the page", "answered")
+    assert parts.reactor.only("respond") == (PAGES[b"/"].whole, "answered")
+
+
+def test_a_browser_that_has_the_file_is_not_sent_it_again() -> None:
+    page = PAGES[b"/"]
+    for known in (b'"1"', b'W/"1"', b'"0", "1"', b"*"):
+        assert page.answer(known) == page.unchanged
+    for other in (None, b"", b'"2"', b"1"):
+        assert page.answer(other) == page.whole
+    head = b'Content-Length: 8\r\nConnection: close\r\nETag: "1"\r\n\r\n'
+    assert page.whole == b"HTTP/1.1 200 OK\r\n" + head + b"the page"
+    assert page.unchanged == b"HTTP/1.1 304 Not Modified\r\n" + head
 
 
 def test_health_is_answered_without_anything_else_working(parts: Parts) -> None:
