@@ -1,26 +1,27 @@
 """Channel patterns: from a channel name to the settings of the most specific pattern that matches it.
 
 Compiled once at start; the gateway and the node ask once per join and per new channel. Names are split at ".": a
-literal segment matches itself, `*` exactly one segment, a last `>` one or more. A segment may be empty ("a..b" has
-three).
+literal segment matches itself, `*` and `{sub}` exactly one segment, a last `>` one or more. A segment may be empty
+("a..b" has three). Whose id the segment of a `{sub}` has to be is no matter here: see `permissions`.
 
-Most specific: read from the left, at the first segment where two matching patterns differ, literal beats `*` and `*`
-beats `>`. That is a total order, so the order in the configuration never matters.
+Most specific: read from the left, at the first segment where two matching patterns differ, literal beats `{sub}`, that
+beats `*`, and `*` beats `>`. That is a total order, so the order in the configuration never matters.
 """
 
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from broker.config.values import parse_pattern
+from broker.config.values import SUB, parse_pattern
 
 T = TypeVar("T")
 
 
 class _Node(Generic[T]):
-    __slots__ = ("children", "one", "rest", "value")
+    __slots__ = ("children", "one", "own", "rest", "value")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node[T]] = {}
+        self.own: _Node[T] | None = None
         self.one: _Node[T] | None = None
         # Values sit in one-element tuples, so that None can be a value.
         self.rest: tuple[T] | None = None
@@ -43,7 +44,11 @@ class PatternTable(Generic[T]):
             if segment == ">":
                 node.rest = (value,)
                 return
-            if segment == "*":
+            if segment == SUB:
+                if node.own is None:
+                    node.own = _Node()
+                node = node.own
+            elif segment == "*":
                 if node.one is None:
                     node.one = _Node()
                 node = node.one
@@ -68,8 +73,9 @@ def _find(node: _Node[T], segments: list[str], depth: int) -> tuple[T] | None:
         found = _find(child, segments, depth + 1)
         if found is not None:
             return found
-    if node.one is not None:
-        found = _find(node.one, segments, depth + 1)
-        if found is not None:
-            return found
+    for single in (node.own, node.one):
+        if single is not None:
+            found = _find(single, segments, depth + 1)
+            if found is not None:
+                return found
     return node.rest

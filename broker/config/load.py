@@ -14,7 +14,7 @@ import msgspec
 
 from broker.config.errors import ConfigError
 from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, Limits, Server, Supervisor, Workers
-from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin, parse_pattern
+from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin_rule, parse_pattern
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -201,6 +201,6 @@ def _server_problems(server: Server) -> Iterator[str]:
         yield "server.dev_on_any_address: means nothing without server.dev"
     for index, origin in enumerate(server.origins):
         if origin not in ("null", "*"):
-            _check(parse_origin, origin, f"server.origins[{index}]", problems)
+            _check(parse_origin_rule, origin, f"server.origins[{index}]", problems)
     _check(check_extra_characters, server.extra_channel_characters, "server.extra_channel_characters", problems)
     yield from problems

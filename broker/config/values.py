@@ -12,6 +12,9 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]\\,*]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
+# The segment of a pattern that stands for the id of whoever asks.
+SUB = "{sub}"
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -56,8 +59,28 @@ def parse_origin(text: str) -> tuple[str, str, int | None]:
     return scheme, host, int(port)
 
 
+def parse_origin_rule(text: str) -> tuple[str, str, int | None]:
+    """An origin, or one for all sub-domains: `https://*.example.com` → as parse_origin, the host with its `*.`.
+
+    The domain itself is not meant: `*.` is one or more labels. It needs a domain of two labels at least, so that
+    nobody admits a whole top-level domain by a slip.
+    """
+    scheme, found, rest = text.partition("://*.")
+    if not found:
+        return parse_origin(text)
+    try:
+        scheme, host, port = parse_origin(f"{scheme}://{rest}")
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an origin: scheme://*.domain or scheme://*.domain:port, nothing after it"
+        ) from None
+    if "." not in host or host.startswith("["):
+        raise ValueError(f"{text!r}: behind *. stands a domain of two labels at least, as in https://*.example.com")
+    return scheme, f"*.{host}", port
+
+
 def parse_pattern(text: str) -> tuple[str, ...]:
-    """A channel pattern → its segments. `*` is one segment, a last `>` one or more."""
+    """A channel pattern → its segments. `*` is one segment, a last `>` one or more, `{sub}` the user's id."""
     segments = tuple(text.split("."))
     if not text:
         raise ValueError("a channel pattern is not empty")
@@ -66,8 +89,8 @@ def parse_pattern(text: str) -> tuple[str, ...]:
     for index, segment in enumerate(segments):
         if segment == ">" and index != len(segments) - 1:
             raise ValueError(f"{text!r}: > stands only at the end")
-        if segment not in ("*", ">") and ("*" in segment or ">" in segment):
-            raise ValueError(f"{text!r}: * and > stand for whole segments between dots, not for parts of one")
+        if segment not in ("*", ">", SUB) and any(character in segment for character in "*>{}"):
+            raise ValueError(f"{text!r}: *, > and {SUB} stand for whole segments between dots, not for parts of one")
     return segments
 
 

@@ -181,7 +181,9 @@ def test_the_help_is_there_before_the_core_is_built(without_core: Path) -> None:
 
 @pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14"])
 def test_another_system_is_one_line_that_names_it(system: str) -> None:
-    program = f"import click, sys; sys.platform = {system!r}; from broker.cli.main import main; main(prog_name='ws-broker')"
+    program = (
+        f"import click, sys; sys.platform = {system!r}; from broker.cli.main import main; main(prog_name='ws-broker')"
+    )
     result = run("serve", "--dev", command=[sys.executable, "-c", program])
     assert (result.status, result.output) == (CANNOT_RUN, "")
     assert "runs on Linux only" in result.one_line

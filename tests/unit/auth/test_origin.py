@@ -103,7 +103,38 @@ def test_an_extension_page_can_be_listed() -> None:
     assert OriginRule(["chrome-extension://abc"]).allows(b"chrome-extension://abc")
 
 
-@pytest.mark.parametrize("origin", ["https://a/", "a", "https://a:0", "https://*.example", ""])
+@pytest.mark.parametrize("origin", ["https://a/", "a", "https://a:0", ""])
 def test_a_list_with_something_else_than_origins_is_an_error(origin: str) -> None:
     with pytest.raises(ValueError, match=r"origin|port"):
         OriginRule([origin])
+
+
+def test_a_wildcard_admits_every_sub_domain_and_nothing_that_only_looks_like_one() -> None:
+    rule = OriginRule(["https://*.example.com", "http://*.example.org:8080"])
+    for admitted in (b"https://a.example.com", b"https://a.b.example.com", b"http://x.example.org:8080"):
+        assert rule.allows(admitted), admitted
+    for refused in (
+        b"https://example.com",
+        b"https://evilexample.com",
+        b"https://a.example.com.evil.test",
+        b"http://a.example.com",
+        b"https://a.example.com:444",
+        b"http://x.example.org",
+        b"https://.example.com",
+    ):
+        assert not rule.allows(refused), refused
+
+
+@pytest.mark.parametrize("text", ["https://*.com", "https://*", "https://a.*.com", "https://*.[::1]", "*.example.com"])
+def test_a_wildcard_that_would_admit_too_much_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"origin|labels"):
+        OriginRule([text])
+
+
+def test_cookies_are_believed_only_for_pages_that_are_meant_by_name() -> None:
+    rule = OriginRule(["*", "null", "https://app.example", "https://*.example.com"], dev=True)
+    for named in (b"https://app.example", b"https://a.example.com", b"http://localhost:3000"):
+        assert rule.names(named), named
+    for other in (b"https://evil.test", b"null", None):
+        assert rule.allows(other)
+        assert not rule.names(other), other

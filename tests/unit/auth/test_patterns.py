@@ -12,8 +12,8 @@ names = st.lists(segment, min_size=1, max_size=5).map(".".join)
 
 @st.composite
 def pattern_strings(draw: st.DrawFn) -> str:
-    middle = draw(st.lists(st.sampled_from(["a", "b", "", "*"]), min_size=0, max_size=4))
-    end = draw(st.sampled_from(["a", "*", ">"]))
+    middle = draw(st.lists(st.sampled_from(["a", "b", "", "*", "{sub}"]), min_size=0, max_size=4))
+    end = draw(st.sampled_from(["a", "*", "{sub}", ">"]))
     return ".".join([*middle, end])
 
 
@@ -23,12 +23,12 @@ def naive_matches(pattern: list[str], name: list[str]) -> bool:
         return not name
     if pattern == [">"]:
         return len(name) >= 1
-    return bool(name) and pattern[0] in ("*", name[0]) and naive_matches(pattern[1:], name[1:])
+    return bool(name) and pattern[0] in ("*", "{sub}", name[0]) and naive_matches(pattern[1:], name[1:])
 
 
 def rank(pattern: str) -> list[int]:
     """Smaller is more specific, read from the left."""
-    return [{"*": 1, ">": 2}.get(segment, 0) for segment in pattern.split(".")]
+    return [{"{sub}": 1, "*": 2, ">": 3}.get(segment, 0) for segment in pattern.split(".")]
 
 
 @given(st.sets(pattern_strings(), max_size=8), names)
