@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 import uvloop
 
+from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
@@ -71,6 +72,7 @@ class Worker:
         counters: bytearray | memoryview | None = None,
         siblings: Sequence[socket.socket] = (),
         beat: "Callable[[Worker], Iterable[int]] | None" = None,
+        api: socket.socket | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -122,8 +124,15 @@ class Worker:
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
-        self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
+        self.control = Control(
+            self.reactor, self.hub, self.node, self.gateway.close, limits.max_channels_per_connection
+        )
         self.node.on_question = self.control.answer
+        self.api: Api | None = None
+        if api is not None:
+            places = {name: at for at, name in enumerate(_counters.NAMES)}
+            row = memoryview(self.counters).cast("B").cast("Q")
+            self.api = Api(config, api, self.node, self.control, Tally(row, places))
         self.gateway.reactor = self.reactor
         self.gateway.commands = Commands(self.reactor, self.node, rules)
         self.gateway.opening = Opening(
@@ -177,6 +186,8 @@ class Worker:
         if self._beat is not None:
             self._beat(self)  # a successor may have come since the last one
         self.draining = True
+        if self.api is not None:
+            self.api.let_go()
         self.reactor.leave_accepting(False, when_full=False)
         if not self.succeeded:
             # Whoever closes a listener last resets what waits in it.
@@ -225,6 +236,8 @@ class Worker:
         # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self.api is not None:
+            await self.api.stop(hasten)
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
@@ -275,6 +288,7 @@ async def serve(
     counters: bytearray | memoryview | None = None,
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,
+    api: socket.socket | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
@@ -289,13 +303,15 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
-    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat)
+    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat, api=api)
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
     usable.cancel()
     if not stop.is_set():
         worker.accept()
+        if worker.api is not None:
+            await worker.api.start()
     # What exists now lives as long as the process: the collector need not walk it again.
     gc.collect()
     gc.freeze()
@@ -313,5 +329,6 @@ def run(
     *,
     on_stopping: Callable[[], None] = lambda: None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
+    api: socket.socket | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat, api=api))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from broker.api.problems import Problem
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ApiKey, Scope
+from broker.config.values import SUB
 
 
 class Bucket:
@@ -46,7 +47,8 @@ class Key:
     def __init__(self, name: str, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self.scopes = frozenset(key.scopes)
-        self._patterns = PatternTable(dict.fromkeys(key.channels, True))
+        # A key has no user: a pattern with the user's id in it matches nothing, and never any segment.
+        self._patterns = PatternTable({one: True for one in key.channels if SUB not in one.split(".")})
         # Everything: the common case, without a look at the table.
         self._everywhere = ">" in key.channels
         self._bucket = Bucket(key.messages_per_second, clock) if key.messages_per_second else None

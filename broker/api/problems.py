@@ -1,4 +1,4 @@
-"""Every error of the HTTP API: its code, its status, its text; one place that makes a problem document of it (RFC 9457).
+"""Every error of the HTTP API: its code, status and text, and the one place that makes problem documents (RFC 9457).
 
 A code has one status wherever it occurs, and means what the same word means on a WebSocket (protocol/errors.py). Texts
 are ours; `detail` may quote a field name of the request, which goes back to its own author and nowhere else.
@@ -71,9 +71,7 @@ class Problem(Exception):
         super().__init__(code)
 
     def body(self) -> bytes:
-        return msgspec.json.encode(
-            ProblemDocument(HTTPStatus(self.status).phrase, self.status, self.detail, self.code)
-        )
+        return msgspec.json.encode(ProblemDocument(HTTPStatus(self.status).phrase, self.status, self.detail, self.code))
 
     def all_headers(self) -> list[tuple[bytes, bytes]]:
         """Those that a response with `body` has, without its length."""

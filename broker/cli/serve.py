@@ -114,11 +114,12 @@ def _serve(config_file: Path | None, overrides: dict[str, object], history_count
     except ListenError as error:
         end(str(error))
     notifier = Notifier.from_environment()
-    address = listeners[0].getsockname()
+    clients, api = listeners
+    address = clients[0].getsockname()
     if workers == 1:
-        alone(config, listeners, notifier, lambda: _announce(address))
+        alone(config, clients, notifier, lambda: _announce(address), api=api)
         return
-    why = supervise(config, read, listeners, workers, notifier, lambda: _announce(address), verbose=verbose)
+    why = supervise(config, read, clients, workers, notifier, lambda: _announce(address), api=api, verbose=verbose)
     if why is not None:
         end(why)
 

@@ -16,7 +16,14 @@ log = logging.getLogger(__name__)
 _NOT_RELOADED = "not reloaded: one worker has nobody to take its clients over; restart it, or serve with --workers 2"
 
 
-def run(config: Config, listeners: Sequence[socket.socket], notifier: Notifier, announce: Callable[[], None]) -> None:
+def run(
+    config: Config,
+    listeners: Sequence[socket.socket],
+    notifier: Notifier,
+    announce: Callable[[], None],
+    *,
+    api: socket.socket | None = None,
+) -> None:
     """Serves until it is told to end. SIGHUP, which ends a process that says nothing of it, is answered with a line."""
     signal.signal(signal.SIGHUP, lambda *_: log.warning(_NOT_RELOADED))
 
@@ -35,4 +42,5 @@ def run(config: Config, listeners: Sequence[socket.socket], notifier: Notifier, 
         on_stopping=lambda: notifier.stopping("closing connections"),
         # 20 looks a second are for a watchdog only.
         beat=None if notifier.watchdog_seconds is None else beat,
+        api=api,
     )
