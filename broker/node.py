@@ -44,6 +44,13 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     history: HistoryRule | None = None
     presence: bool = False
     raw_gap_ignored: bool = False
+    # Publishes a second of one connection; 0 = no bound.
+    rate: float = 0.0
+
+    @property
+    def native(self) -> bool:
+        """Whether the native core may publish raw messages in it: they need no place in a history, and no counting."""
+        return self.history is None and not self.rate
 
 
 class Begun(msgspec.Struct, frozen=True, gc=False):
@@ -209,8 +216,7 @@ class Node:
         asked = since is not None or last is not None
         shelf = self._shelves.get(channel.name) if receives else None
         name, policy, payload = channel.name, channel.policy, channel.payload
-        # What is published to a channel with history needs its place first: the native core does not take it.
-        sends = sends and channel.history is None
+        sends = sends and channel.native
         if shelf is None:
             done = self._reactor.subscribe(conn, name, policy, payload, receives, sends)
             return Begun(None, False if asked else None) if done else None
@@ -400,6 +406,7 @@ def _channel(name: str, policy: ChannelPolicy) -> Channel:
         history,
         policy.presence,
         policy.raw_gap == "ignore",
+        policy.messages_per_second,
     )
 
 

@@ -18,17 +18,21 @@ import uvloop
 
 from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
+from broker.auth.permissions import Permissions
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
 from broker.engine.snapshot import open_history, save_history
+from broker.gateway.authority import Gatekeeper, Hook, Tokens
 from broker.gateway.commands import Commands
 from broker.gateway.control import Control
 from broker.gateway.drain import Drain
+from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
-from broker.gateway.opening import Authority, Everybody, Opening
+from broker.gateway.identifying import Identifying
+from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
@@ -68,6 +72,8 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        tokens: Tokens | None = None,
+        hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
         counters: bytearray | memoryview | None = None,
         siblings: Sequence[socket.socket] = (),
@@ -78,7 +84,10 @@ class Worker:
         limits = config.limits
         pages = load_pages() if config.server.dev else {}
         rules = OfferRules(
-            NameRule(config.server.extra_channel_characters), limits.max_offer_bytes, limits.max_channels_per_connection
+            NameRule(config.server.extra_channel_characters),
+            limits.max_offer_bytes,
+            limits.max_channels_per_connection,
+            config.auth.allow_tokens_in_urls_that_get_logged,
         )
         self._config = config
         self._loop = loop
@@ -121,6 +130,7 @@ class Worker:
         )
         self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
+        self._expiring: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
@@ -134,12 +144,17 @@ class Worker:
             row = memoryview(self.counters).cast("B").cast("Q")
             self.api = Api(config, api, self.node, self.control, Tally(row, places))
         self.gateway.reactor = self.reactor
-        self.gateway.commands = Commands(self.reactor, self.node, rules)
+        origins = OriginRule(
+            config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin
+        )
+        permissions = Permissions(config.channels, open=open_to_all(config))
+        gatekeeper = Gatekeeper(permissions, origins, config.auth, tokens, hook)
+        self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            authority or Everybody(),
-            OriginRule(config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin),
+            authority or gatekeeper,
+            origins,
             Refusals(
                 config.server.refusal,
                 limits.refusals_per_address_per_minute,
@@ -150,7 +165,11 @@ class Worker:
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
+            permissions,
+            self.expiry,
         )
+        identifying = Identifying(self.reactor, self.node, gatekeeper, self.gateway.opening, self.expiry)
+        self.gateway.commands = Commands(self.reactor, self.node, rules, gatekeeper, identifying)
 
     def start(self) -> None:
         self.begin()
@@ -161,6 +180,7 @@ class Worker:
         self.node.start()
         self._loop.add_reader(self.reactor.fileno(), self.reactor.turn)
         self._tick()
+        self._expire()
 
     def accept(self) -> None:
         for listener in self._listeners:
@@ -171,6 +191,10 @@ class Worker:
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
         self.node.interests.sweep()
+
+    def _expire(self) -> None:
+        self._expiring = self._loop.call_later(TICK_SECONDS, self._expire)
+        self.expiry.tick()
 
     def _on_beat(self, beat: "Callable[[Worker], Iterable[int]]") -> None:
         self._next_beat = self._loop.call_later(BEAT_SECONDS, self._on_beat, beat)
@@ -241,8 +265,9 @@ class Worker:
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for timer in (self._ticking, self._expiring):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self.reactor.fileno())
         self.reactor.destroy()
         await self.node.stop()  # after the last session has told it that it is over
@@ -256,6 +281,11 @@ class Worker:
         until = self._loop.time() + DRAIN_FLUSH_SECONDS
         while not self.reactor.settled and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+def open_to_all(config: Config) -> bool:
+    """--dev as long as nobody can say who he is: everybody may do everything."""
+    return config.server.dev and not config.auth.keys and not config.hook.url
 
 
 async def _waited(event: asyncio.Event, seconds: float) -> None:

@@ -4,11 +4,15 @@ The gateway runs one at a time for each connection. A command that cannot be car
 event; only what breaks the format itself (a binary frame) closes the connection.
 """
 
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from broker.auth.identity import AuthError
 from broker.engine.base import EngineError, Present, Receipt
+from broker.gateway.authority import Gatekeeper
+from broker.gateway.identifying import Identifying
 from broker.gateway.opening import joined, subscribe_json
 from broker.gateway.refusals import CAUSE_OF, close_payload
 from broker.gateway.session import Session
@@ -17,12 +21,14 @@ from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Channel, Node, Payloa
 from broker.protocol import events
 from broker.protocol.close_codes import BY_WORD
 from broker.protocol.commands import (
+    Authenticate,
     Command,
     CommandError,
     History,
     Ping,
     Presence,
     Publish,
+    Refresh,
     Subscribe,
     Unsubscribe,
     decode,
@@ -32,15 +38,31 @@ from broker.protocol.commands import (
 from broker.protocol.offer import ChannelRequest, OfferError, OfferRules, check_name, check_position
 from broker.recovery.replays import envelope
 
+# Buckets that one session has at a time, and the age at which one is full again whatever its rate from 1/60 up.
+MOST_ALLOWANCES = 256
+ALLOWANCE_SECONDS = 60.0
+
 _ENGINE_WORDS = ("engine_unavailable", "outcome_unknown")
 _NOT_JOINED = "the channel cannot be joined now; try again later"
 
 
 class Commands:
-    def __init__(self, reactor: Reactor, node: Node, rules: OfferRules) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        node: Node,
+        rules: OfferRules,
+        gatekeeper: Gatekeeper,
+        identifying: Identifying,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reactor = reactor
         self._node = node
         self._rules = rules
+        self._gatekeeper = gatekeeper
+        self._permissions = gatekeeper.permissions
+        self._identifying = identifying
+        self._clock = clock
 
     async def run(self, conn: int, session: Session, payload: bytes) -> None:
         """Carries out one JSON command and answers it."""
@@ -55,9 +77,11 @@ class Commands:
                 if id is not None:
                     self._reactor.send(conn, events.ack(id, receipt.position, receipt.subscriptions))
             elif type(command) is History:
-                await self._history(conn, command)
+                await self._history(conn, session, command)
             elif type(command) is Subscribe:
                 await self._subscribe_all(conn, session, command)
+            elif type(command) is Authenticate or type(command) is Refresh:
+                await self._identifying.run(conn, session, command)
             elif type(command) is Presence:
                 present = self._presence(conn, command)
                 if not isinstance(present, Present):
@@ -75,11 +99,33 @@ class Commands:
 
     def _publish(self, conn: int, session: Session, command: Publish) -> Receipt | Awaitable[Receipt]:
         channel = self._channel(command)
+        word = self._permissions.publish(session.identity, command.channel)
+        if word is None and channel.rate and not self._within_rate(session, channel):
+            word = "rate_limited"
+        if word is not None:
+            raise CommandError(word, id=command.id)
         kind, payload = _payload(command)
         extra = session.sender
         if command.message_id is not None:
             extra += b',"id":' + msgspec.json.encode(command.message_id)
         return self._node.publish(channel, kind, payload, extra, conn, command.echo, command.message_id)
+
+    def _within_rate(self, session: Session, channel: Channel) -> bool:
+        """A token bucket that holds one second's messages, and one at least."""
+        now = self._clock()
+        if session.allowances is None:
+            session.allowances = {}
+        left, since = session.allowances.get(channel.name, (max(1.0, channel.rate), now))
+        left = min(max(1.0, channel.rate), left + (now - since) * channel.rate)
+        if left < 1.0:
+            return False
+        if len(session.allowances) >= MOST_ALLOWANCES:
+            # Full ones say nothing that a new one would not say.
+            session.allowances = {
+                name: row for name, row in session.allowances.items() if now - row[1] < ALLOWANCE_SECONDS
+            }
+        session.allowances[channel.name] = (left - 1.0, now)
+        return True
 
     def _channel(self, command: Publish | History) -> Channel:
         channel = self._node.known.get(command.channel)
@@ -90,9 +136,12 @@ class Commands:
                 raise CommandError(error.word, error.text, command.id) from None
         return channel
 
-    async def _history(self, conn: int, command: History) -> None:
+    async def _history(self, conn: int, session: Session, command: History) -> None:
         """Whoever may subscribe may read; it neither needs nor makes a subscription."""
         channel = self._channel(command)
+        word = self._permissions.subscribe(session.identity, command.channel)
+        if word is not None and command.channel not in session.given:
+            raise CommandError(word, id=command.id)
         if command.since is not None:
             try:
                 check_position(command.since)
@@ -139,12 +188,12 @@ class Commands:
     async def _subscribe_all(self, conn: int, session: Session, command: Subscribe) -> None:
         """Joins all channels at once, waits for whatever has to be waited for, and only then subscribes."""
         asked = requests(command, self._rules)
+        refused = await self._judge(conn, session, asked)
         has = set(self._reactor.subscriptions(conn))
         room = self._rules.max_channels - len(has)
-        refused: dict[int, str] = {}
         joining: list[tuple[int, Awaitable[None]]] = []
         for one in asked:
-            if isinstance(one, OfferError):
+            if isinstance(one, OfferError) or one.index in refused:
                 continue
             channel = self._node.channel(one.name)
             if channel.name in has:
@@ -167,6 +216,25 @@ class Commands:
                 refused[index] = error.word
         states = [self._subscribe(conn, session, one, refused.get(one.index)) for one in asked]
         self._reactor.send(conn, events.subscribed(states, command.id))
+
+    async def _judge(self, conn: int, session: Session, asked: Sequence[ChannelRequest | OfferError]) -> dict[int, str]:
+        """What is not permitted, by index. With a hook the site is asked for what is a matter of claims."""
+        wanted = [one for one in asked if isinstance(one, ChannelRequest)]
+        claimed = tuple(one.name for one in wanted if self._permissions.on_claim(one.name))
+        unasked = None
+        if claimed and session.evidence is not None:
+            try:
+                await self._gatekeeper.ask_again(session, claimed)
+                self._identifying.watch(conn, session)
+            except AuthError as error:
+                unasked = error.word  # what was granted before still holds
+        refused: dict[int, str] = {}
+        for one in wanted:
+            judge = self._permissions.publish if one.direction == "send" else self._permissions.subscribe
+            word = judge(session.identity, one.name)
+            if word is not None:
+                refused[one.index] = "overloaded" if unasked == "overloaded" and one.name in claimed else word
+        return refused
 
     def _subscribe(
         self, conn: int, session: Session, asked: ChannelRequest | OfferError, refused: str | None
@@ -204,6 +272,9 @@ class Commands:
         """
         channel = session.target
         assert channel is not None, "the gateway closes connections that have no target"
+        if channel.rate and not self._within_rate(session, channel):
+            self.close(conn, "rate_limited")
+            return
         kind = KIND_BINARY
         if text:
             kind = KIND_JSON if channel.payload == 1 else KIND_TEXT

@@ -4,13 +4,16 @@ The gateway calls `open` for each upgrade. The decision may wait (an identity th
 then stands still, and whoever comes back finds it by its id or not at all.
 """
 
+import logging
 from collections.abc import Awaitable
 from typing import Protocol
 
-import msgspec
-
+from broker.auth.identity import AuthError, Identity
 from broker.auth.origin import OriginRule
+from broker.auth.permissions import Permissions
 from broker.engine.base import EngineError
+from broker.gateway.authority import Grant
+from broker.gateway.expiry import Expiry
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
 from broker.native._json import check
@@ -19,7 +22,10 @@ from broker.native._request import Request
 from broker.node import Begun, Channel, Node
 from broker.protocol import events
 from broker.protocol.close_codes import BY_WORD, CloseCode
-from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, read_offer
+from broker.protocol.errors import ERRORS
+from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, check_name, read_offer
+
+log = logging.getLogger(__name__)
 
 FORMAT_RAW, FORMAT_JSON = 0, 1
 
@@ -28,17 +34,6 @@ MAX_INFO_DEPTH = 64
 
 # What a refusal for each reason is in HTTP, for clients that can read a status; any other reason is 403.
 _STATUS = {"bad_offer": 400, "not_authenticated": 401, "token_expired": 401, "rate_limited": 429, "overloaded": 503}
-
-
-class Grant(msgspec.Struct, frozen=True, gc=False):
-    """Who the connection is, and per channel asked for: None = allowed, else a word of ERRORS.
-
-    `info`: one JSON value that is shown to others with the user.
-    """
-
-    user: str | None = None
-    refused: dict[str, str] = {}
-    info: bytes | None = None
 
 
 class Denied(Exception):
@@ -54,17 +49,7 @@ class Authority(Protocol):
     """Decides who a connection is and which channels of its offer it may have. May wait."""
 
     async def admit(self, request: Request, offer: Offer) -> Grant:
-        """Raises Denied."""
-
-
-class Everybody:
-    """The authority of --dev: anonymous, and everything is allowed."""
-
-    async def admit(self, request: Request, offer: Offer) -> Grant:
-        return _EVERYTHING
-
-
-_EVERYTHING = Grant()
+        """Raises Denied, AuthError."""
 
 
 class Opening:
@@ -79,6 +64,8 @@ class Opening:
         hello_limits: events.Limits,
         heartbeat_seconds: float,
         max_info_bytes: int = 1024,
+        permissions: Permissions | None = None,
+        expiry: Expiry | None = None,
     ) -> None:
         self._reactor = reactor
         self._node = node
@@ -89,6 +76,8 @@ class Opening:
         self._hello_limits = hello_limits
         self._heartbeat_seconds = heartbeat_seconds
         self._max_info_bytes = max_info_bytes
+        self._permissions = permissions or Permissions({})
+        self._expiry = expiry
 
     def origin_allowed(self, request: Request) -> bool:
         return self._origins.allows(request.origin)
@@ -102,23 +91,50 @@ class Opening:
             return
         try:
             grant = await self._authority.admit(request, offer)
-            if grant.info is not None:
-                self._check_info(grant.info)
+            if grant.identity.info is not None:
+                self.check_info(grant.identity.info)
+            given = self.given(grant.identity, tuple(asked.name for asked in offer.channels))
             # Before the 101: from the first moment of the session on nothing may pass it by.
-            joining = self._join_all(offer, grant)
+            joining = self._join_all(offer, grant, given)
             if joining is not None:
                 for interest in joining:
                     await interest
             if offer.format == "json":
-                self._open_json(conn, request, offer, grant)
+                self._open_json(conn, request, offer, grant, given)
             else:
-                self._open_raw(conn, request, offer, grant)
+                self._open_raw(conn, request, offer, grant, given)
         except Denied as denied:
             self._refuse(conn, request, BY_WORD[denied.word], denied.text, offer.answer)
+        except AuthError as error:
+            if error.word == "overloaded":
+                self._turn_away(conn, error.text or "nobody can say who this is now; try again later", "overloaded")
+            else:
+                self._refuse(conn, request, BY_WORD[error.word], error.text, offer.answer)
         except EngineError as error:
             # As any overload in HTTP: a page that was let in first would come back at once, with everybody else.
-            text = "the channels cannot be joined now; try again later"
-            self._reactor.respond(conn, problem(503, text, error.word), CAUSE_OF["overloaded"])
+            self._turn_away(conn, "the channels cannot be joined now; try again later", error.word)
+
+    def _turn_away(self, conn: int, text: str, word: str) -> None:
+        self._reactor.respond(conn, problem(503, text, word), CAUSE_OF["overloaded"])
+
+    def given(self, identity: Identity, asked: tuple[str, ...]) -> list[str]:
+        """The channels that an identity is subscribed to besides those it asks for. What cannot be given is left out:
+        whoever made the token hears of it in the log, the page could do nothing about it.
+        """
+        found: list[str] = []
+        for name in identity.subs:
+            try:
+                check_name(name, self._rules)
+            except OfferError:
+                log.warning("a token's subs name something that is no channel")
+                continue
+            if name in asked or name in found or len(asked) + len(found) >= self._rules.max_channels:
+                continue
+            if self._permissions.given(identity, name):
+                found.append(name)
+            else:
+                log.warning("a token's subs name a channel that no pattern gives to its user")
+        return found
 
     def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:
         cause = CAUSE_OF[row.word]
@@ -131,7 +147,7 @@ class Opening:
         else:
             self._reactor.respond(conn, problem(_STATUS.get(row.word, 403), text or row.text, row.word), cause)
 
-    def _join_all(self, offer: Offer, grant: Grant) -> list[Awaitable[None]] | None:
+    def _join_all(self, offer: Offer, grant: Grant, given: list[str]) -> list[Awaitable[None]] | None:
         """What is still to be awaited; None, and nothing made, if everything comes here already."""
         joining: list[Awaitable[None]] | None = None
         for asked in offer.channels:
@@ -139,29 +155,39 @@ class Opening:
                 interest = self._node.join(self._node.channel(asked.name), asked.since)
                 if interest is not None:
                     joining = [interest] if joining is None else [*joining, interest]
+        for name in given:
+            interest = self._node.join(self._node.channel(name))
+            if interest is not None:
+                joining = [interest] if joining is None else [*joining, interest]
         return joining
 
-    def _check_info(self, info: bytes) -> None:
+    def check_info(self, info: bytes) -> None:
         """It ends up in frames that everybody in a channel shares: broken, it would break them all."""
         if len(info) > self._max_info_bytes:
             raise Denied("not_authenticated", f"info is longer than {self._max_info_bytes} bytes")
         if check(info, MAX_INFO_DEPTH) is not None:
             raise Denied("not_authenticated", "info is not JSON that every client can read")
 
-    def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
+    def _open_raw(self, conn: int, request: Request, offer: Offer, grant: Grant, given: list[str]) -> None:
         """All or nothing: a raw page cannot be told about single channels."""
         for asked in offer.channels:
-            if asked.name in grant.refused:
-                raise Denied("not_permitted", f"offer[{asked.index}]: not allowed for this connection")
+            word = grant.refused.get(asked.name)
+            if word is not None:
+                text = f"offer[{asked.index}]: {ERRORS[word]}"
+                raise Denied(word if word in BY_WORD else "not_permitted", text)
         target = _target(offer.channels)
+        if target is not None and target.name in grant.mute:
+            target = None
         channels = [(asked, self._node.channel(asked.name)) for asked in offer.channels]
+        more = [self._node.channel(name) for name in given]
         session = None
         goes_to = next((channel for asked, channel in channels if asked is target), None)
-        named = (goes_to is not None and goes_to.history is not None) or any(
-            channel.presence for _, channel in channels
+        identity = grant.identity
+        named = (goes_to is not None and not goes_to.native) or any(
+            channel.presence for channel in (*(channel for _, channel in channels), *more)
         )
-        if named or not self._node.direct or grant.user is not None:
-            session = self._session(conn, grant, json=False)
+        if named or not self._node.direct or identity.user is not None or identity.expires is not None:
+            session = self._session(conn, request, grant, json=False)
             if session is None:
                 return
             session.target = goes_to
@@ -180,19 +206,28 @@ class Opening:
             )
             if begun is not None and session is not None:
                 self._node.enter(channel, session.id, session.user, session.info)
+        for channel in more:
+            if self._node.subscribe(conn, channel, receives=True, sends=False) is not None and session is not None:
+                self._node.enter(channel, session.id, session.user, session.info)
+        if session is not None and self._expiry is not None:
+            self._expiry.watch(conn, session)
 
-    def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant) -> None:
+    def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant, given: list[str]) -> None:
         """Connects with what is allowed; refuses only if nothing is."""
-        if offer.channels and all(asked.name in grant.refused for asked in offer.channels):
-            raise Denied("not_permitted")
-        session = self._session(conn, grant, json=True)
+        if offer.channels and not given and all(asked.name in grant.refused for asked in offer.channels):
+            words = {grant.refused[asked.name] for asked in offer.channels}
+            raise Denied("not_authenticated" if words == {"not_authenticated"} else "not_permitted")
+        session = self._session(conn, request, grant, json=True)
         assert request.accept is not None, "only valid upgrades come here"
         if session is None or not self._reactor.open(conn, request.accept, offer.answer, FORMAT_JSON, session):
             return
         states = [self._join(conn, session, asked, grant) for asked in offer.channels]
+        states += [self.give(conn, session, name) for name in given]
         self._reactor.send(
             conn, events.hello(session.id, session.user, states, self._hello_limits, self._heartbeat_seconds)
         )
+        if self._expiry is not None:
+            self._expiry.watch(conn, session)
 
     def _join(self, conn: int, session: Session, asked: ChannelRequest, grant: Grant) -> events.ChannelState:
         word = grant.refused.get(asked.name)
@@ -204,12 +239,27 @@ class Opening:
             self._node.enter(channel, session.id, session.user, session.info)
         return joined(asked, begun or Begun())
 
-    def _session(self, conn: int, grant: Grant, *, json: bool) -> Session | None:
+    def give(self, conn: int, session: Session, name: str) -> events.ChannelState:
+        """Subscribes a JSON session to a channel that it has not asked for; the node has joined it."""
+        asked = ChannelRequest(name, None, None, None, events.NOT_ASKED_FOR, name)
+        channel = self._node.channel(name)
+        begun = subscribe_json(self._node, conn, channel, asked)
+        if begun is not None:
+            self._node.enter(channel, session.id, session.user, session.info)
+            session.given |= {name}
+        return joined(asked, begun or Begun())
+
+    def _session(self, conn: int, request: Request, grant: Grant, *, json: bool) -> Session | None:
         session_id = self._reactor.session_id(conn)
         if session_id is None:  # gone while the authority decided
             return None
-        sender = sender_member(session_id, grant.user, grant.info)
-        return Session(session_id, json, sender, grant.user, info=grant.info)
+        identity = grant.identity
+        sender = sender_member(session_id, identity.user, identity.info)
+        session = Session(session_id, json, sender, identity)
+        if json and grant.evidence is not None:
+            session.evidence = grant.evidence
+            session.origin = None if request.origin is None else request.origin.decode("latin-1")
+        return session
 
 
 def subscribe_json(node: Node, conn: int, channel: Channel, asked: ChannelRequest) -> Begun | None:

@@ -6,7 +6,11 @@ cycles, no reference to anything of the gateway. A raw session that the native c
 
 import msgspec
 
+from broker.auth.identity import ANONYMOUS, Identity
 from broker.node import Channel
+
+# What of its request a session keeps for the hook: see `Hook.evidence`.
+Evidence = tuple[object, ...]
 
 
 class Session(msgspec.Struct, gc=False):
@@ -15,11 +19,33 @@ class Session(msgspec.Struct, gc=False):
     id: str
     json: bool
     sender: bytes
-    user: str | None = None
+    identity: Identity = ANONYMOUS
     # Raw: where its messages go; None = nothing of its offer takes them.
     target: Channel | None = None
-    # JSON that others are shown with the user: `from` of its messages, presence.
-    info: bytes | None = None
+    # Only with a hook: what it is asked with when the session subscribes in band, and the page's origin.
+    evidence: Evidence | None = None
+    origin: str | None = None
+    # Channels whose publishes have a bound, by name: tokens that are left, and when they were counted. Made at need.
+    allowances: dict[bytes, tuple[float, float]] | None = None
+    # Channels that the server has subscribed it to: no claim is asked for them.
+    given: frozenset[str] = frozenset()
+    # Whether the page has been told that this identity ends soon, and the second in which it is looked at (`Expiry`).
+    warned: bool = False
+    looked_at: int = 0
+
+    @property
+    def user(self) -> str | None:
+        return self.identity.user
+
+    @property
+    def info(self) -> bytes | None:
+        return self.identity.info
+
+    def become(self, identity: Identity) -> None:
+        """Another identity, or a newer one of the same user."""
+        self.identity = identity
+        self.sender = sender_member(self.id, identity.user, identity.info)
+        self.warned = False
 
 
 class Sender(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -1,4 +1,4 @@
-"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, history, presence, ping.
+"""What a client may say in `broker.json.v1`: publish, subscribe, unsubscribe, history, presence, auth, refresh, ping.
 
 The gateway calls `decode` on each text message of a JSON connection. Anything that is not a command becomes a
 CommandError with a word of `ERRORS`, a fixed text and, where the message still shows one, the client's `id`.
@@ -109,16 +109,33 @@ class History(msgspec.Struct, frozen=True, gc=False, tag="history", tag_field="t
     id: Id = None
 
 
+class Authenticate(msgspec.Struct, frozen=True, gc=False, tag="auth", tag_field="type", forbid_unknown_fields=True):
+    """Gives a connection that has no identity yet the one of a token."""
+
+    token: str
+    id: Id = None
+
+    def __repr__(self) -> str:
+        return f"Authenticate(<hidden>, id={self.id!r})"
+
+
+class Refresh(msgspec.Struct, frozen=True, gc=False, tag="refresh", tag_field="type", forbid_unknown_fields=True):
+    """A newer token of the same user, before the old one expires."""
+
+    token: str
+    id: Id = None
+
+    def __repr__(self) -> str:
+        return f"Refresh(<hidden>, id={self.id!r})"
+
+
 class Ping(msgspec.Struct, frozen=True, gc=False, tag="ping", tag_field="type", forbid_unknown_fields=True):
     """Answered by an `ack`: it shows that the server reads commands, which no browser can ask with a ping frame."""
 
     id: Id = None
 
 
-Command = Publish | Subscribe | Unsubscribe | History | Presence | Ping
-
-# Commands of the format that this server does not offer; a client may fall back when it is told so.
-NOT_OFFERED = frozenset({"auth", "refresh"})
+Command = Publish | Subscribe | Unsubscribe | History | Presence | Authenticate | Refresh | Ping
 
 _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "publish": Publish,
@@ -126,6 +143,8 @@ _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "unsubscribe": Unsubscribe,
     "presence": Presence,
     "history": History,
+    "auth": Authenticate,
+    "refresh": Refresh,
     "ping": Ping,
 }
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -222,8 +241,6 @@ def _explain(payload: bytes, error: Exception) -> CommandError:
     kind = message.get("type")
     if not isinstance(kind, str):
         return CommandError("bad_command", "type is missing or not a string", id)
-    if kind in NOT_OFFERED:
-        return CommandError("not_supported", id=id)
     struct = _COMMANDS.get(kind)
     if struct is None:
         return CommandError("unknown_type", id=id)

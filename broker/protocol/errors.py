@@ -28,9 +28,12 @@ ERRORS: dict[str, str] = {
     "wrong_payload_kind": "the channel does not take this kind of payload",
     # permission and state
     "not_authenticated": "a valid token is needed",
+    "token_expired": "the token has expired; fetch a new one",
+    "other_identity": "the token is another user's; connect anew to be somebody else",
     "not_permitted": "not allowed for this connection",
     "rate_limited": "too much in too short a time",
     "engine_unavailable": "nothing was published; try again later",
+    "overloaded": "the server cannot decide that now; try again later",
     "outcome_unknown": "nobody knows whether it was published",
     "internal_error": "the server made a mistake",
 }

@@ -1,8 +1,9 @@
 """What the server says in `broker.json.v1`, as bytes of one text frame each.
 
 The gateway calls these encoders for everything that concerns one connection: hello, subscribed, unsubscribed, ack,
-presence, error, ping, drain; the node those of join and leave, which go to a whole channel as one frame. `message` and
-`gap` go to many connections and are written by native code; their shape is stated here so that it stands in one place:
+presence, error, ping, expiring, drain; the node those of join and leave, which go to a whole channel as one frame.
+`message` and `gap` go to many connections and are written by native code; their shape is stated here so that it
+stands in one place:
 
     {"type":"message","channel":c,"data":<any JSON> | "text":s | "base64":s,"time":ms,
      "position":p (history), "id":s (the publisher's message_id), "from":{"user","session","info"} (from a client)}
@@ -20,6 +21,9 @@ from broker.protocol.errors import ERRORS
 
 Id = str | int | None
 
+# `index` of a channel that the server began or ended by itself.
+NOT_ASKED_FOR = -1
+
 
 class ChannelError(msgspec.Struct, frozen=True, gc=False):
     """Why one channel of several was refused; `code` is a word of ERRORS."""
@@ -31,7 +35,8 @@ class ChannelError(msgspec.Struct, frozen=True, gc=False):
 class ChannelState(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One channel of hello, subscribed or unsubscribed.
 
-    `channel` is the plain name, None if what was asked for is not a name. `index` counts what was asked for from 0.
+    `channel` is the plain name, None if what was asked for is not a name. `index` counts what was asked for from 0;
+    NOT_ASKED_FOR otherwise.
     `recovered` is present exactly if the client asked for `since` or `last`.
     """
 
@@ -74,6 +79,15 @@ class _History(msgspec.Struct, frozen=True, gc=False, tag="history", tag_field="
     recovered: bool | None = None
     more: bool = False
     id: Id = None
+
+
+class _Known(msgspec.Struct, frozen=True, gc=False, tag="ack", tag_field="type"):
+    user: str | None
+    id: Id | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Expiring(msgspec.Struct, frozen=True, gc=False, tag="expiring", tag_field="type"):
+    in_ms: int
 
 
 class _Ack(msgspec.Struct, frozen=True, gc=False, tag="ack", tag_field="type", omit_defaults=True):
@@ -144,6 +158,16 @@ def unsubscribed(channels: list[ChannelState], id: Id = None) -> bytes:
 def ack(id: Id = None, position: str | None = None, subscriptions: int | None = None) -> bytes:
     """A publish was sequenced, or a ping was read."""
     return _encoder.encode(_Ack(id, position, subscriptions))
+
+
+def known(user: str | None, id: Id = None) -> bytes:
+    """Answer to auth and refresh: who the connection is now."""
+    return _encoder.encode(_Known(user, msgspec.UNSET if id is None else id))
+
+
+def expiring(in_ms: int) -> bytes:
+    """The identity ends so soon; a `refresh` prolongs it."""
+    return _encoder.encode(_Expiring(max(0, in_ms)))
 
 
 def member(session: str, user: str | None, info: bytes | None = None) -> bytes:

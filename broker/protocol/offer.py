@@ -106,6 +106,8 @@ class OfferRules(msgspec.Struct, frozen=True):
     # of positions between the first connect and a reconnect.
     max_bytes: int = 4096
     max_channels: int = 128
+    # Whether the query parameter `token` is taken, which ends up in logs.
+    token_in_query: bool = False
 
 
 DEFAULT_RULES = OfferRules()
@@ -258,7 +260,8 @@ def check_position(position: str, index: int = 0) -> str:
 def parse_query(query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:
     """Reads `format=` and `channel=` out of a query string as URLSearchParams writes it. Raises OfferError.
 
-    Other parameters are left alone (pages add cache busters); those that exist to carry a token are refused by name.
+    Other parameters are left alone (pages add cache busters); those that exist to carry a token are refused by name,
+    but for `token` where the rules take it.
     `index` of an error and of a request counts the `channel` and `format` parameters from 0.
     """
     if not query:
@@ -266,6 +269,7 @@ def parse_query(query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:
     if len(query) > rules.max_bytes:
         raise OfferError(Refusal.TOO_BIG, 0)
     spoken: Format | None = None
+    credential: str | None = None
     formats_named = False
     channels = _Channels(rules)
     index = 0
@@ -274,15 +278,14 @@ def parse_query(query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:
         key = _form_decode(encoded_key)
         if key is None:
             continue
+        if key == "token" and rules.token_in_query:
+            credential = _query_token(credential, encoded_value, index)
+            continue
         if key.lower() in _TOKEN_PARAMETERS:
             raise OfferError(Refusal.TOKEN_IN_QUERY, index)
         if key not in ("format", "channel"):
             continue
-        value = _form_decode(encoded_value)
-        if value is None:
-            raise OfferError(Refusal.BAD_PERCENT, index)
-        if value[:7].lower() == "bearer.":
-            raise OfferError(Refusal.TOKEN_IN_QUERY, index)
+        value = _query_value(encoded_value, index)
         if key == "channel":
             channels.add(parse_channel(value, rules, index))
         else:
@@ -292,7 +295,25 @@ def parse_query(query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:
     if formats_named and spoken is None:
         # In the handshake the answer tells a page that its format was not taken; here nothing would.
         raise OfferError(Refusal.UNKNOWN_FORMAT, 0)
-    return Offer(spoken or "raw", None, None, tuple(channels.requests))
+    return Offer(spoken or "raw", None, credential, tuple(channels.requests))
+
+
+def _query_token(earlier: str | None, encoded: bytes, index: int) -> str:
+    if earlier is not None:
+        raise OfferError(Refusal.TWO_CREDENTIALS, index)
+    token = _form_decode(encoded)
+    if not token:
+        raise OfferError(Refusal.EMPTY_CREDENTIAL, index)
+    return token
+
+
+def _query_value(encoded: bytes, index: int) -> str:
+    value = _form_decode(encoded)
+    if value is None:
+        raise OfferError(Refusal.BAD_PERCENT, index)
+    if value[:7].lower() == "bearer.":
+        raise OfferError(Refusal.TOKEN_IN_QUERY, index)
+    return value
 
 
 def _form_decode(raw: bytes) -> str | None:
@@ -303,7 +324,8 @@ def _form_decode(raw: bytes) -> str | None:
 def combine(header: Offer, query: Offer, rules: OfferRules = DEFAULT_RULES) -> Offer:
     """Both doors at once: the channels of both, header first; a channel named at both is a duplicate.
 
-    The format is the header's if the header names one, else the query's. Answer and credential are the header's.
+    The format is the header's if the header names one, else the query's. Answer and credential are the header's;
+    a credential at both is one too many.
     """
     if query is NO_OFFER:
         return header
@@ -317,7 +339,10 @@ def combine(header: Offer, query: Offer, rules: OfferRules = DEFAULT_RULES) -> O
         for request in (*header.channels, *query.channels):
             channels.add(request)
         requests = tuple(channels.requests)
-    return Offer(header.format if header_names_format else query.format, header.answer, header.credential, requests)
+    if header.credential is not None and query.credential is not None:
+        raise OfferError(Refusal.TWO_CREDENTIALS, 0)
+    format = header.format if header_names_format else query.format
+    return Offer(format, header.answer, header.credential or query.credential, requests)
 
 
 def read_offer(header: bytes | None, query: bytes, rules: OfferRules = DEFAULT_RULES) -> Offer:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from broker.config.load import load
 from broker.engine.base import Engine, Sink
+from broker.gateway.authority import Hook, Tokens
 from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
@@ -348,6 +349,8 @@ async def _settle(broker: Broker) -> None:
 async def running(
     *,
     authority: Authority | None = None,
+    tokens: Tokens | None = None,
+    hook: Hook | None = None,
     engine: Callable[[Sink], Engine] | None = None,
     alone: bool = True,
     **overrides: object,
@@ -367,7 +370,8 @@ async def running(
     fd_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     listeners = await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096)  # it resolves, which blocks
     broker = Broker(
-        Worker(load(None, settings), listeners, authority=authority, engine=engine), listeners[0].getsockname()[1]
+        Worker(load(None, settings), listeners, authority=authority, tokens=tokens, hook=hook, engine=engine),
+        listeners[0].getsockname()[1],
     )
     broker.worker.start()
     try:

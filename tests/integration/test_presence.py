@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.config.schema import Limits
 from broker.engine.memory import MemoryEngine
-from broker.gateway.opening import Grant
+from broker.gateway.authority import Grant
 from broker.native._request import Request
 from broker.protocol.offer import Offer
 from tests.client_frames import TEXT, close, frame
@@ -25,7 +26,7 @@ class ByName:
 
     async def admit(self, request: Request, offer: Offer) -> Grant:
         name = (request.query or b"").decode().removeprefix("user=")
-        return Grant(name, info=f'{{"name":"{name.title()}"}}'.encode()) if name else Grant()
+        return Grant(Identity(name, f'{{"name":"{name.title()}"}}'.encode())) if name else Grant()
 
 
 @pytest.fixture

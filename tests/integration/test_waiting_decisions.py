@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.gateway.opening import Denied, Grant
+from broker.auth.identity import Identity
+from broker.gateway.authority import Grant
+from broker.gateway.opening import Denied
 from broker.native._request import Request
 from broker.protocol.offer import Offer
 from tests.client_frames import TEXT, frame
@@ -64,7 +66,7 @@ async def test_a_json_page_gets_its_hello_before_the_answer_to_what_it_sent_earl
 ) -> None:
     early = frame(TEXT, json.dumps({"type": "ping", "id": 1}).encode())
     client = await ask(broker, authority, f"{JSON}, news", early=early)
-    authority.asked[0].set_result(Grant("ann"))
+    authority.asked[0].set_result(Grant(Identity("ann")))
     await client.answer()
     hello = await client.event()
     assert (hello["type"], hello["user"]) == ("hello", "ann")
@@ -134,7 +136,7 @@ async def test_who_a_raw_message_comes_from_is_told_to_json_subscribers(
     await page.answer()
     await page.event()
     raw = await ask(broker, authority, "news")
-    authority.asked[1].set_result(Grant("ann"))
+    authority.asked[1].set_result(Grant(Identity("ann")))
     await raw.answer()
     await raw.send(frame(TEXT, b"hi"))
     assert (await page.event())["from"]["user"] == "ann"
@@ -155,7 +157,7 @@ async def test_a_client_that_left_meanwhile_leaves_nothing_behind(
 ) -> None:
     client = await ask(broker, authority, offer)
     client.close()
-    authority.asked[0].set_result(Grant("ann"))
+    authority.asked[0].set_result(Grant(Identity("ann")))
     await wait_until(lambda: broker.reactor.connections == 0)
     assert broker.counter("g_subscriptions") == 0
 
@@ -166,7 +168,7 @@ async def test_a_page_that_left_meanwhile_is_noticed_before_the_decision(
     client = await ask(broker, authority, "news", origin=ORIGIN)
     client.close()
     await broker.ended_for("peer_gone")
-    authority.asked[0].set_result(Grant("ann"))
+    authority.asked[0].set_result(Grant(Identity("ann")))
     await turns()
     assert broker.counter("n_opened") == 0
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
-from broker.gateway.opening import Grant
+from broker.gateway.authority import Grant
 from broker.native._linked import Linked
 from broker.native._request import Request
 from broker.protocol.offer import Offer

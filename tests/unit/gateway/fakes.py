@@ -4,13 +4,22 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, cast
 
-from broker.config.schema import ChannelPolicy
+from broker.auth.origin import OriginRule
+from broker.auth.permissions import Permissions
+from broker.config.schema import Auth, ChannelPolicy
 from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt
-from broker.gateway.refusals import cause_word
+from broker.gateway.authority import Gatekeeper
+from broker.gateway.commands import Commands
+from broker.gateway.expiry import Expiry
+from broker.gateway.identifying import Identifying
+from broker.gateway.opening import Opening
+from broker.gateway.refusals import Refusals, cause_word
 from broker.native._linked import Linked
 from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
 from broker.node import Node
+from broker.protocol.events import Limits
+from broker.protocol.offer import OfferRules
 from tests.integration.harness import request
 
 CONN = 2**32 + 5
@@ -161,3 +170,25 @@ def upgrade(offer: str | None = None, target: str = "/ws", origin: str | None = 
     parsed = parse(request(target, offer=offer, origin=origin))
     assert parsed.status == 101, parsed.problem
     return parsed
+
+
+EVERYTHING = Gatekeeper(Permissions({}, open=True))
+
+
+def commands_over(reactor: FakeReactor, node: Node, rules: OfferRules, gatekeeper: Gatekeeper = EVERYTHING) -> Commands:
+    """Commands with what stands behind them."""
+    native = as_reactor(reactor)
+    expiry = Expiry(native, Auth())
+    opening = Opening(
+        native,
+        node,
+        gatekeeper,
+        OriginRule(dev=True),
+        Refusals("http", 2, 1.0, 3.0),
+        rules,
+        Limits(65536, rules.max_channels),
+        25.0,
+        permissions=gatekeeper.permissions,
+        expiry=expiry,
+    )
+    return Commands(native, node, rules, gatekeeper, Identifying(native, node, gatekeeper, opening, expiry))

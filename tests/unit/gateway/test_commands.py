@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.engine.base import EngineError, Publication, Receipt
 from broker.gateway.commands import Commands
 from broker.gateway.session import Session, sender_member
 from broker.node import KIND_BINARY, KIND_JSON, KIND_TEXT, Channel
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
-from tests.unit.gateway.fakes import CONN, FakeEngine, FakeReactor, as_reactor, node_with
+from tests.unit.gateway.fakes import CONN, FakeEngine, FakeReactor, commands_over, node_with
 
 SENDER = sender_member("session-0123abcd", "ann")
-SESSION = Session("session-0123abcd", True, SENDER, "ann")
+SESSION = Session("session-0123abcd", True, SENDER, Identity("ann"))
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def commands(reactor: FakeReactor, engine: FakeEngine) -> Commands:
-    return Commands(as_reactor(reactor), node_with(reactor, engine), OfferRules(NameRule(""), 4096, 3))
+    return commands_over(reactor, node_with(reactor, engine), OfferRules(NameRule(""), 4096, 3))
 
 
 async def run(commands: Commands, reactor: FakeReactor, **members: object) -> list[dict[str, Any]]:
@@ -203,7 +204,7 @@ async def test_a_client_that_is_gone_is_not_answered_and_its_message_goes_on(
 
 
 def raw(payload_rule: int = 0) -> Session:
-    return Session("session-0123abcd", False, SENDER, "ann", Channel(b"news", 0, payload_rule))
+    return Session("session-0123abcd", False, SENDER, Identity("ann"), Channel(b"news", 0, payload_rule))
 
 
 @pytest.mark.parametrize(

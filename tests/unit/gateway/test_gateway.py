@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from broker.auth.identity import ANONYMOUS, Identity
 from broker.gateway.commands import Commands
 from broker.gateway.gateway import TOO_SLOW_AGAIN, Gateway
 from broker.gateway.opening import Opening
@@ -89,7 +90,7 @@ def parts() -> Parts:
 
 
 JSON_SESSION = Session("s", True, b"")
-RAW_SESSION = Session("s", False, b"", None, Channel(b"news", 0, 0))
+RAW_SESSION = Session("s", False, b"", ANONYMOUS, Channel(b"news", 0, 0))
 DEAF_SESSION = Session("s", False, b"")
 
 
@@ -263,7 +264,7 @@ def test_who_is_too_slow_comes_back_now_and_after_the_third_time_later(parts: Pa
 
 
 def test_a_user_behind_the_address_of_many_is_not_counted_with_them(parts: Parts) -> None:
-    ann, bob = (Session("s", True, b"", user) for user in ("ann", "bob"))
+    ann, bob = (Session("s", True, b"", Identity(user)) for user in ("ann", "bob"))
     heard = [int.from_bytes(parts.gateway.on_too_slow(CONN, session)[:2]) for session in (ann, bob, ann, bob, None)]
     assert heard == [4208] * 5
 
@@ -272,7 +273,7 @@ def test_a_user_is_counted_wherever_it_comes_from(parts: Parts) -> None:
     codes = []
     for number in range(TOO_SLOW_AGAIN):
         parts.reactor.peer = f"192.0.2.{number}"
-        codes.append(int.from_bytes(parts.gateway.on_too_slow(CONN, Session("s", True, b"", "ann"))[:2]))
+        codes.append(int.from_bytes(parts.gateway.on_too_slow(CONN, Session("s", True, b"", Identity("ann")))[:2]))
     assert codes == [4208, 4208, 4108]
 
 
@@ -280,7 +281,8 @@ def test_a_user_who_is_named_like_an_address_is_not_taken_for_it(parts: Parts) -
     for _ in range(TOO_SLOW_AGAIN):
         parts.gateway.on_too_slow(CONN, None)
     assert parts.reactor.peer is not None
-    assert parts.gateway.on_too_slow(CONN, Session("s", True, b"", parts.reactor.peer))[:2] == (4208).to_bytes(2)
+    namesake = Session("s", True, b"", Identity(parts.reactor.peer))
+    assert parts.gateway.on_too_slow(CONN, namesake)[:2] == (4208).to_bytes(2)
 
 
 def test_an_error_is_logged_once_with_its_traceback(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:

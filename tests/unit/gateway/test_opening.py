@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.auth.origin import OriginRule
-from broker.gateway.opening import FORMAT_JSON, FORMAT_RAW, Denied, Everybody, Grant, Opening
+from broker.gateway.authority import Grant
+from broker.gateway.opening import FORMAT_JSON, FORMAT_RAW, Denied, Opening
 from broker.gateway.refusals import Refusals
 from broker.gateway.session import Session
 from broker.native._request import Request
@@ -14,7 +16,7 @@ from broker.protocol.events import Limits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import Offer, OfferRules
 from tests.integration.harness import ACCEPT, JSON
-from tests.unit.gateway.fakes import CONN, FakeEngine, FakeReactor, as_reactor, node_with, upgrade
+from tests.unit.gateway.fakes import CONN, EVERYTHING, FakeEngine, FakeReactor, as_reactor, node_with, upgrade
 
 BROWSER = "http://localhost:3000"
 
@@ -39,12 +41,12 @@ def reactor() -> FakeReactor:
 
 
 def opening(
-    reactor: FakeReactor, authority: Says | Everybody | None = None, *, direct: bool = True, style: str = "auto"
+    reactor: FakeReactor, authority: Says | None = None, *, direct: bool = True, style: str = "auto"
 ) -> Opening:
     return Opening(
         as_reactor(reactor),
         node_with(reactor, FakeEngine(direct)),
-        authority or Everybody(),
+        authority or EVERYTHING,
         OriginRule([], dev=True, allow_absent=True),
         Refusals(style, 2, 1.0, 3.0),
         OfferRules(NameRule(""), 4096, 4),
@@ -131,7 +133,7 @@ async def test_the_query_is_the_same_door(reactor: FakeReactor) -> None:
 
 
 async def test_a_known_user_stands_in_hello_and_in_what_it_publishes(reactor: FakeReactor) -> None:
-    await opening(reactor, Says(Grant('ann "q"'))).open(CONN, upgrade(f"{JSON}, news"))
+    await opening(reactor, Says(Grant(Identity('ann "q"')))).open(CONN, upgrade(f"{JSON}, news"))
     session = reactor.calls[0].given[3]
     assert json.loads("{" + session.sender[1:].decode() + "}")["from"] == {
         "session": "session-0123abcd",
@@ -142,7 +144,7 @@ async def test_a_known_user_stands_in_hello_and_in_what_it_publishes(reactor: Fa
 
 @pytest.mark.parametrize("direct", [True, False])
 async def test_a_raw_session_is_kept_where_python_has_to_publish_for_it(reactor: FakeReactor, direct: bool) -> None:
-    await opening(reactor, Says(Grant("ann")), direct=direct).open(CONN, upgrade("a, b|both"))
+    await opening(reactor, Says(Grant(Identity("ann"))), direct=direct).open(CONN, upgrade("a, b|both"))
     session, sender = reactor.only("open")[3:]
     assert (session.json, session.user, session.target.name) == (False, "ann", b"b")
     assert sender == session.sender
@@ -229,7 +231,9 @@ async def test_json_is_refused_if_nothing_is_left(reactor: FakeReactor) -> None:
 
 
 @pytest.mark.parametrize("offer", ["news", f"{JSON}, news"])
-@pytest.mark.parametrize("answer", [Grant("ann"), Grant(), Denied("not_permitted")], ids=["user", "anybody", "denied"])
+@pytest.mark.parametrize(
+    "answer", [Grant(Identity("ann")), Grant(), Denied("not_permitted")], ids=["user", "anybody", "denied"]
+)
 async def test_a_connection_that_is_gone_is_neither_joined_nor_told(
     reactor: FakeReactor, offer: str, answer: Grant | Exception
 ) -> None:

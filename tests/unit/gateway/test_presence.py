@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
+from broker.auth.identity import Identity
 from broker.auth.origin import OriginRule
 from broker.engine.base import EngineError, Member, Present
-from broker.gateway.commands import Commands
-from broker.gateway.opening import FORMAT_RAW, Grant, Opening
+from broker.gateway.authority import Grant
+from broker.gateway.opening import FORMAT_RAW, Opening
 from broker.gateway.refusals import Refusals
 from broker.gateway.session import Session, sender_member
 from broker.protocol.events import Limits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import Offer, OfferRules
 from tests.integration.harness import JSON
-from tests.unit.gateway.fakes import CONN, FakeEngine, FakeReactor, as_reactor, node_with, upgrade
+from tests.unit.gateway.fakes import CONN, FakeEngine, FakeReactor, as_reactor, commands_over, node_with, upgrade
 
 ID = "session-0123abcd"
 INFO = b'{"name":"Ann"}'
@@ -38,7 +39,7 @@ class Parts:
     def __init__(self, grant: Grant) -> None:
         self.reactor, self.engine = FakeReactor(), FakeEngine()
         node = node_with(self.reactor, self.engine)
-        self.commands = Commands(as_reactor(self.reactor), node, RULES)
+        self.commands = commands_over(self.reactor, node, RULES)
         self.opening = Opening(
             as_reactor(self.reactor),
             node,
@@ -50,7 +51,7 @@ class Parts:
             25.0,
             32,
         )
-        self.session = Session(ID, True, sender_member(ID, grant.user, grant.info), grant.user, info=grant.info)
+        self.session = Session(ID, True, sender_member(ID, grant.identity.user, grant.identity.info), grant.identity)
 
     async def open(self, offer: str) -> None:
         await self.opening.open(CONN, upgrade(offer))
@@ -64,7 +65,7 @@ class Parts:
 
 @pytest.fixture
 def parts() -> Parts:
-    return Parts(Grant("ann", info=INFO))
+    return Parts(Grant(Identity("ann", INFO)))
 
 
 async def test_whoever_subscribes_by_whatever_door_is_a_member_until_it_unsubscribes(parts: Parts) -> None:
@@ -83,7 +84,7 @@ async def test_a_session_that_ends_leaves_every_channel(parts: Parts) -> None:
 
 
 async def test_a_channel_that_was_refused_has_no_member_by_it() -> None:
-    parts = Parts(Grant("ann", {"room.1": "not_permitted"}))
+    parts = Parts(Grant(Identity("ann"), {"room.1": "not_permitted"}))
     await parts.open(f"{JSON}, room.1, room.2")
     assert list(parts.engine.present) == [(b"room.2", ID)]
 
@@ -145,14 +146,14 @@ async def test_others_learn_nothing(parts: Parts, channel: str, word: str) -> No
     [b"{", b"", b"\xff", b'"\\ud800"', b'"' + b"x" * 31 + b'"', b"[" * 16 + b"1" * 5, b'{"a":1},"user":"bob"'],
 )
 async def test_info_that_would_break_the_frames_of_others_admits_nobody(info: bytes) -> None:
-    parts = Parts(Grant("ann", info=info))
+    parts = Parts(Grant(Identity("ann", info)))
     await parts.open(f"{JSON}, room.1")
     assert parts.reactor.only("respond")[1] == "not_authenticated"
     assert parts.engine.present == {}
 
 
 async def test_info_of_the_largest_size_is_taken() -> None:
-    parts = Parts(Grant("ann", info=b'"' + b"x" * 30 + b'"'))
+    parts = Parts(Grant(Identity("ann", b'"' + b"x" * 30 + b'"')))
     await parts.open(f"{JSON}, room.1")
     assert list(parts.engine.present) == [(b"room.1", ID)]
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.protocol.commands import (
-    NOT_OFFERED,
+    Authenticate,
     Command,
     CommandError,
     Ping,
     Presence,
     Publish,
+    Refresh,
     Subscribe,
     Unsubscribe,
     decode,
@@ -142,10 +143,14 @@ def test_who_is_there_is_asked_of_one_channel() -> None:
     assert said(type="presence", channel="room.1", id=0) == Presence("room.1", 0)
 
 
-@pytest.mark.parametrize("kind", sorted(NOT_OFFERED))
-def test_a_command_this_server_does_not_offer_is_answered_not_dropped(kind: str) -> None:
-    error = refused({"type": kind, "id": "h1", "anything": [1]})
-    assert (error.word, error.id, error.text) == ("not_supported", "h1", ERRORS["not_supported"])
+def test_a_token_comes_in_band_and_is_shown_nowhere() -> None:
+    for command in (said(type="auth", token="s.e.cret", id="a"), said(type="refresh", token="s.e.cret", id="a")):
+        assert isinstance(command, Authenticate | Refresh)
+        assert (command.token, command.id) == ("s.e.cret", "a")
+        assert "cret" not in repr(command)
+    error = refused({"type": "auth", "tokn": "s.e.cret", "id": 1})
+    assert (error.word, error.id) == ("bad_command", 1)
+    assert "cret" not in error.text
 
 
 @pytest.mark.parametrize(
