@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.params import Parameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from broker import __version__
 from broker.api.bodies import (
@@ -40,10 +40,11 @@ from broker.protocol.names import NameRule
 MOST_SESSIONS = 1000
 DEFAULT_SESSIONS = 100
 
-Limit = Annotated[int, Parameter(ge=1, le=MAX_HISTORY, description="At most so many messages.")]
-SessionLimit = Annotated[int, Parameter(ge=1, le=MOST_SESSIONS, description="At most so many sessions.")]
-ChannelName = Annotated[str, Parameter(description="A channel name, percent-encoded.")]
-UserId = Annotated[str, Parameter(description="A user's id, percent-encoded.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_HISTORY, description="At most so many messages.")]
+SessionLimit = Annotated[int, QueryParameter(ge=1, le=MOST_SESSIONS, description="At most so many sessions.")]
+ChannelName = Annotated[str, PathParameter(description="A channel name, percent-encoded.")]
+UserId = Annotated[str, PathParameter(description="A user's id, percent-encoded.")]
+SessionId = Annotated[str, PathParameter(description="A session's id.")]
 Asked = Request[Any, Any, Any]
 
 _SECURITY: list[dict[str, list[str]]] = [{"key": []}]
@@ -84,7 +85,9 @@ def reading_routes(reading: Reading) -> list[Any]:
     async def read_messages(
         request: Asked,
         channel: ChannelName,
-        since: Annotated[str | None, Parameter(description="After this position; without it the last ones.")] = None,
+        since: Annotated[
+            str | None, QueryParameter(description="After this position; without it the last ones.")
+        ] = None,
         limit: Limit = DEFAULT_HISTORY,
     ) -> Messages:
         name = decoded(channel, "bad_channel")
@@ -106,7 +109,7 @@ def reading_routes(reading: Reading) -> list[Any]:
         summary="Channels that somebody is subscribed to",
     )
     async def list_channels(
-        request: Asked, prefix: Annotated[str, Parameter(description="What their names begin with.")] = ""
+        request: Asked, prefix: Annotated[str, QueryParameter(description="What their names begin with.")] = ""
     ) -> Channels:
         return await reading.channels(_key(request, "read"), prefix)
 
@@ -124,7 +127,7 @@ def session_routes(directory: Directory) -> list[Any]:
     )
     async def list_sessions(
         request: Asked,
-        user: Annotated[str | None, Parameter(description="Only those of this user.")] = None,
+        user: Annotated[str | None, QueryParameter(description="Only those of this user.")] = None,
         limit: SessionLimit = DEFAULT_SESSIONS,
     ) -> Sessions:
         _key(request, "admin")
@@ -136,7 +139,7 @@ def session_routes(directory: Directory) -> list[Any]:
         operation_id="readSession",
         summary="One session",
     )
-    async def read_session(request: Asked, session: str) -> SessionInfo:
+    async def read_session(request: Asked, session: SessionId) -> SessionInfo:
         _key(request, "admin")
         found = await directory.sessions(session=decoded(session, "not_found"))
         if not found:
@@ -150,7 +153,7 @@ def session_routes(directory: Directory) -> list[Any]:
         operation_id="disconnectSession",
         summary="End a session",
     )
-    async def disconnect_session(request: Asked, session: str) -> Disconnected:
+    async def disconnect_session(request: Asked, session: SessionId) -> Disconnected:
         _key(request, "admin")
         return Disconnected(await directory.disconnect(session=decoded(session, "not_found")))
 
@@ -186,7 +189,7 @@ def user_routes(directory: Directory, names: NameRule) -> list[Any]:
         operation_id="subscribeUser",
         summary="Subscribe all sessions of a user",
     )
-    async def subscribe_user(request: Asked, user: UserId, data: ChannelList) -> Affected:
+    async def subscribe_user(request: Asked, user: UserId, data: JSONBody[ChannelList]) -> Affected:
         return Affected(await directory.subscribe(decoded(user, "bad_field"), _channels(request, data)))
 
     @post(
@@ -196,7 +199,7 @@ def user_routes(directory: Directory, names: NameRule) -> list[Any]:
         operation_id="unsubscribeUser",
         summary="Unsubscribe all sessions of a user",
     )
-    async def unsubscribe_user(request: Asked, user: UserId, data: ChannelList) -> Affected:
+    async def unsubscribe_user(request: Asked, user: UserId, data: JSONBody[ChannelList]) -> Affected:
         return Affected(await directory.unsubscribe(decoded(user, "bad_field"), _channels(request, data)))
 
     return [subscribe_user, unsubscribe_user]
