@@ -119,25 +119,19 @@ class Front:
                 raise self._too_large()
             if name == b"content-encoding":
                 raise Problem("unsupported_type", "bodies are taken without Content-Encoding")
-        message = await receive()
-        if message["type"] != "http.request":
-            raise GoneError
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(body) > most:
-                raise self._too_large()
-            return body
-        parts, size = [body], len(body)
-        while message.get("more_body", False):
+        parts: list[bytes] = []
+        size = 0
+        while True:
             message = await receive()
             if message["type"] != "http.request":
                 raise GoneError
-            body = message.get("body", b"")
+            body: bytes = message.get("body", b"")
             size += len(body)
             if size > most:
                 raise self._too_large()
+            if not message.get("more_body", False):
+                return b"".join((*parts, body)) if parts else body
             parts.append(body)
-        return b"".join(parts)
 
     def _too_large(self) -> Problem:
         return Problem("too_large", f"a body has at most {self._max_body_bytes} bytes")

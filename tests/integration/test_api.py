@@ -106,7 +106,7 @@ async def test_a_repeated_id_is_published_once_by_whatever_way(broker: Broker, b
 
 
 async def test_a_channel_in_the_path_is_percent_decoded_once(broker: Broker, backend: Client) -> None:
-    client = await broker.open("a:b")
+    client = await broker.open("a%3Ab")
     await asked(backend, messages("a%3Ab"), b"x")
     assert await client.text() == "x"
     for bad in ("a%253Ab", "a%2Fb", "%", "%ff", "$x", "bearer.x", "broker%2Ex", "a%0ab", "*"):
@@ -118,7 +118,7 @@ async def test_a_channel_in_the_path_is_percent_decoded_once(broker: Broker, bac
     [
         (b"{", 400, "bad_json"),
         (b"\xff", 400, "bad_json"),
-        (b"[" * 100_000, 400, "bad_json"),
+        (b"[" * 100_000, 422, "bad_field"),
         (b"5", 422, "bad_field"),
         ({"channel": "news"}, 422, "bad_field"),
         ({"text": "x"}, 422, "bad_field"),
@@ -129,7 +129,7 @@ async def test_a_channel_in_the_path_is_percent_decoded_once(broker: Broker, bac
         ({"channel": "news", "text": 5}, 422, "bad_field"),
         ({"channel": "a b", "text": "x"}, 422, "bad_channel"),
         ({"channel": "news", "base64": "A"}, 422, "bad_payload"),
-        (b'{"channel":"news","data":"\\ud800"}', 422, "bad_payload"),
+        (b'{"channel":"news","data":"\\ud800"}', 400, "bad_json"),
         ({"channel": "json.a", "text": "x"}, 415, "wrong_payload_kind"),
         ({"channel": "news", "text": "x" * 65_537}, 413, "too_large"),
         ([{"channel": "news", "text": "x"}] * 1001, 413, "too_large"),
