@@ -84,8 +84,7 @@ class ApiConnection(HttpToolsProtocol):
         self._head_bytes = self._bounds.max_head_bytes
         self.parser.feed_data(data[:room])
         if self._in_head and self._head_bytes >= self._bounds.max_head_bytes:
-            raise_too_large = Problem("head_too_large")
-            self._refuse(raise_too_large)
+            self._refuse(Problem("head_too_large"))
             return
         if not self._over:
             self.data_received(data[room:])

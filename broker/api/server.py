@@ -1,7 +1,7 @@
 """The HTTP server of one worker, in the worker's own loop, on a listener that all workers share.
 
 uvicorn's protocol without uvicorn's Server: that one wants signals, logging and the loop for itself. Of the two HTTP
-parsers that uvicorn knows httptools was taken: a sixth of the cost of h11, and as strict in what counts (tests).
+parsers that uvicorn knows httptools was taken: h11 is pure Python, and llhttp is as strict in what counts (tests).
 """
 
 import asyncio
