@@ -144,6 +144,11 @@ class Node:
             self.known[name] = known
         return known
 
+    def reload(self, channels: dict[str, ChannelPolicy]) -> None:
+        """What is named from now on has these settings; `broker.config.reload` says which may differ."""
+        self._patterns = PatternTable(channels)
+        self.known.clear()
+
     def publish(
         self,
         channel: Channel,

@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -32,11 +32,13 @@ from broker.gateway.drain import Drain
 from broker.gateway.expiry import TICK_SECONDS, Expiry
 from broker.gateway.gateway import Gateway
 from broker.gateway.identifying import Identifying
+from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, response
 from broker.native import _counters
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
+from broker.native.counting import Count
 from broker.node import Node
 from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
@@ -72,6 +74,7 @@ class Worker:
         listeners: Sequence[socket.socket],
         *,
         authority: Authority | None = None,
+        identities: Identities | None = None,
         tokens: Tokens | None = None,
         hook: Hook | None = None,
         engine: Callable[[Sink], Engine] | None = None,
@@ -144,32 +147,28 @@ class Worker:
             row = memoryview(self.counters).cast("B").cast("Q")
             self.api = Api(config, api, self.node, self.control, Tally(row, places))
         self.gateway.reactor = self.reactor
-        origins = OriginRule(
-            config.server.origins, dev=config.server.dev, allow_absent=config.server.allow_absent_origin
-        )
-        permissions = Permissions(config.channels, open=open_to_all(config))
-        gatekeeper = Gatekeeper(permissions, origins, config.auth, tokens, hook)
+        origins = _origins(config)
+        self.permissions = Permissions(config.channels, open=open_to_all(config))
+        self._identities = identities
+        if identities is not None:
+            tokens, hook = identities.tokens, identities.hook
+        self.gatekeeper = Gatekeeper(self.permissions, origins, config.auth, tokens, hook)
         self.expiry = Expiry(self.reactor, config.auth)
         self.gateway.opening = Opening(
             self.reactor,
             self.node,
-            authority or gatekeeper,
+            authority or self.gatekeeper,
             origins,
-            Refusals(
-                config.server.refusal,
-                limits.refusals_per_address_per_minute,
-                limits.refusal_hold_min_seconds,
-                limits.refusal_hold_max_seconds,
-            ),
+            _refusals(config),
             rules,
             HelloLimits(limits.max_message_bytes, limits.max_channels_per_connection),
             limits.ping_seconds,
             limits.presence_info_bytes,
-            permissions,
+            self.permissions,
             self.expiry,
         )
-        identifying = Identifying(self.reactor, self.node, gatekeeper, self.gateway.opening, self.expiry)
-        self.gateway.commands = Commands(self.reactor, self.node, rules, gatekeeper, identifying)
+        identifying = Identifying(self.reactor, self.node, self.gatekeeper, self.gateway.opening, self.expiry)
+        self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
     def start(self) -> None:
         self.begin()
@@ -187,6 +186,23 @@ class Worker:
             self.reactor.listen(listener.fileno(), self._config.limits.notsent_lowat_bytes)
         if self._beat is not None:
             self._on_beat(self._beat)
+
+    async def reload(self, config: Config) -> None:
+        """Puts in force what a process that runs can change, the keys NOW of broker.config.reload; `config` holds all
+        others as they are. Raises ConfigError, and has changed nothing then: what may fail is made before anything of
+        it is used.
+        """
+        if self._identities is not None:
+            await self._identities.renew(config)
+            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
+        self._config = config
+        self.gateway.closes_per_second = config.drain.closes_per_second
+        origins = _origins(config)
+        self.permissions.reload(config.channels, open=open_to_all(config))
+        self.gatekeeper.reload(origins, config.auth)
+        self.expiry.auth = config.auth
+        self.node.reload(config.channels)
+        self.gateway.opening.reload(origins, _refusals(config))
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -288,11 +304,35 @@ def open_to_all(config: Config) -> bool:
     return config.server.dev and not config.auth.keys and not config.hook.url
 
 
+def _origins(config: Config) -> OriginRule:
+    server = config.server
+    return OriginRule(server.origins, dev=server.dev, allow_absent=server.allow_absent_origin)
+
+
+def _refusals(config: Config) -> Refusals:
+    limits = config.limits
+    return Refusals(
+        config.server.refusal,
+        limits.refusals_per_address_per_minute,
+        limits.refusal_hold_min_seconds,
+        limits.refusal_hold_max_seconds,
+    )
+
+
 async def _waited(event: asyncio.Event, seconds: float) -> None:
     """Until `event`, but no longer than that."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Waits for one of the two; whether only `wanted` has come."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in (wanted, other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return not other.is_set()
 
 
 def max_connections(configured: int, reserved: int = RESERVED_FDS) -> int:
@@ -313,6 +353,7 @@ async def serve(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     delay: bool = True,
     engine: Callable[[Sink], Engine] | None = None,
     counters: bytearray | memoryview | None = None,
@@ -322,18 +363,33 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
-    `on_stopping` is called before anything else happens: nobody shall be sent here any more. A supervisor that has let
+    `on_stopping` is called before anything else happens: nobody shall be sent here any more. `on_reload` is called for
+    SIGHUP, once for all that came meanwhile, and never together with itself or with the end. A supervisor that has let
     drain.delay_seconds pass before it sent the signal says so with `delay` false.
     """
     loop = asyncio.get_running_loop()
-    stop, hasten = asyncio.Event(), asyncio.Event()
+    stop, hasten, renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def handle_stop() -> None:
         (hasten if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle_stop)
-    worker = Worker(config, listeners, engine=engine, counters=counters, siblings=siblings, beat=beat, api=api)
+    if on_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, renew.set)
+    counters = bytearray(8 * _counters.SIZE) if counters is None else counters
+    identities = Identities(config, Count(counters))
+    await identities.start()
+    worker = Worker(
+        config,
+        listeners,
+        identities=identities,
+        engine=engine,
+        counters=counters,
+        siblings=siblings,
+        beat=beat,
+        api=api,
+    )
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((usable, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -347,9 +403,13 @@ async def serve(
     gc.freeze()
     if not stop.is_set():
         ready()
+    while on_reload is not None and await _first(renew, stop):
+        renew.clear()
+        await on_reload(worker)
     await stopped
     on_stopping()
     await worker.drain(hasten, delay=delay)
+    await identities.stop()
 
 
 def run(
@@ -358,7 +418,8 @@ def run(
     ready: Callable[[], None],
     *,
     on_stopping: Callable[[], None] = lambda: None,
+    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
     api: socket.socket | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, beat=beat, api=api))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat, api=api))

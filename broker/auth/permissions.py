@@ -37,10 +37,14 @@ class Permissions:
     """
 
     def __init__(self, channels: Mapping[str, ChannelPolicy], *, open: bool = False) -> None:
-        self._open = open
-        self._table = PatternTable({pattern: _rule(pattern, policy) for pattern, policy in channels.items()})
-        self._rules: dict[str, Rule | None] = {}
         self._grants: dict[tuple[tuple[str, ...], str | None], Grants] = {}
+        self.reload(channels, open=open)
+
+    def reload(self, channels: Mapping[str, ChannelPolicy], *, open: bool = False) -> None:
+        """Judges by these from now on; who is subscribed stays so until it is judged again."""
+        self._table = PatternTable({pattern: _rule(pattern, policy) for pattern, policy in channels.items()})
+        self._open = open
+        self._rules: dict[str, Rule | None] = {}
 
     def subscribe(self, identity: Identity, name: str) -> str | None:
         """None = may, else a word of ERRORS. The name is one that `check_name` has passed."""

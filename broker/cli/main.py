@@ -9,6 +9,7 @@ import sys
 import click
 
 from broker import __version__
+from broker.cli.configuration import check_config, show_config
 from broker.cli.ends import check_system
 from broker.cli.serve import serve
 
@@ -38,3 +39,5 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(check_config)
+main.add_command(show_config)

@@ -1,51 +1,191 @@
-"""From a TOML file and flags to a Config, or to one ConfigError with everything that is wrong.
+"""From a TOML file, the environment and flags to a Config, or to one ConfigError with everything that is wrong.
 
-Called once by the command line, before anything is opened or forked. Walks the structs itself, because msgspec stops at
-the first mistake and an operator wants to see all of them; each single value is converted by msgspec.
+Called by the command line, before anything is opened or forked, and again for each reload. Walks the structs itself,
+because msgspec stops at the first mistake and an operator wants to see all of them; each single value is converted by
+msgspec. What values mean together is judged by validate.py.
 """
 
 import difflib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from pathlib import Path as FilePath
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from broker.config.environment import read_environment, strangers
 from broker.config.errors import ConfigError
-from broker.config.schema import Api, Auth, ChannelPolicy, Config, Drain, Hook, Limits, Server, Supervisor, Workers
-from broker.config.values import check_extra_characters, is_loopback, parse_listen, parse_origin_rule, parse_pattern
-
-T = TypeVar("T", bound=msgspec.Struct)
+from broker.config.schema import Config, Workers
+from broker.config.sources import DEV, NAMED, Layers, Path, Source, dotted
+from broker.config.validate import Check, Fault, contradictions
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
-_DEV_DRAIN = {"delay_seconds": 0.0, "window_seconds": 0.0}
+_DEV: dict[Path, object] = {("drain", "delay_seconds"): 0.0, ("drain", "window_seconds"): 0.0}
 
 # As much as a hand-written file ever needs; a mistaken path to a log must not fill the memory.
 _MAX_FILE_BYTES = 1 << 20
 
 
+class Loaded(msgspec.Struct, frozen=True):
+    """A configuration, and for each value that is not the default: who set it."""
+
+    config: Config
+    sources: dict[Path, Source]
+
+
 def load(
-    path: str | Path | None = None, overrides: Mapping[str, object] | None = None, history_count: int | None = None
+    file: str | FilePath | None = None,
+    overrides: Mapping[str, object] | None = None,
+    history_count: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Reads `path`, lays `overrides` (dotted path → value, from flags) over it, checks all. Raises ConfigError.
+    """As `load_with_sources`, the configuration alone."""
+    return load_with_sources(file, overrides, history_count, environment).config
 
-    `history_count`: of all channels whose pattern does not say it itself.
+
+def load_with_sources(
+    file: str | FilePath | None = None,
+    overrides: Mapping[str, object] | None = None,
+    history_count: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+    checks: Iterable[Check] = (),
+) -> Loaded:
+    """Reads `file`, lays the settings of `environment` over it and `overrides` over both. Raises ConfigError with all
+    that is wrong.
+
+    `overrides`: dotted path → value; "api.keys.NAME" is one too, with a table. `flags` names where they came from, in
+    the same words. `history_count`: of all channels whose pattern does not say it itself. `checks`: what else has to be
+    right.
     """
-    tree = {} if path is None else _read(Path(path))
-    problems: list[str] = []
-    for dotted, value in (overrides or {}).items():
-        _override(tree, dotted, value, problems)
-    if history_count is not None:
-        _keep_history(tree, history_count)
-    config = _config(tree, problems)
-    problems.extend(_contradictions(config))
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return _Loading(file, overrides or {}, history_count, environment or {}, flags or {}).run(checks)
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Loading:
+    def __init__(
+        self,
+        file: str | FilePath | None,
+        overrides: Mapping[str, object],
+        history_count: int | None,
+        environment: Mapping[str, str],
+        flags: Mapping[str, str],
+    ) -> None:
+        self._file = None if file is None else FilePath(file)
+        self._overrides = overrides
+        self._history_count = history_count
+        self._environment = environment
+        self._flags = flags
+        self._layers = Layers()
+        self._faults: list[Fault] = []
+        self._problems: list[str] = []  # of whole files and variables, which have no path
+
+    def run(self, checks: Iterable[Check]) -> Loaded:
+        readable = self._lay_file()
+        self._lay_environment()
+        self._lay_flags()
+        self._faults += [Fault(path, "must be a table", source=source) for path, source in self._layers.clashes]
+        config: Config = self._struct(Config, self._layers.tree, ())
+        # Of a value that is wrong by itself nothing is said by what goes with it.
+        wrong = {fault.path for fault in self._faults}
+        if readable:
+            self._faults += [fault for fault in contradictions(config) if not wrong & {fault.path, *fault.others}]
+        self._problems += map(self._line, self._faults)
+        self._problems += strangers(self._environment, _variables_named_by(config))
+        if readable:
+            wrong_sections = {str(fault.path[0]) for fault in self._faults}
+            for check in checks:
+                if not check.sections & wrong_sections:
+                    self._problems += _found(check, config)
+        if self._problems:
+            raise ConfigError(self._problems)
+        return Loaded(config, self._layers.sources)
+
+    def _line(self, fault: Fault) -> str:
+        source = fault.source or self._layers.source(fault.path)
+        if source.kind in ("default", "dev"):
+            return f"{dotted(fault.path)}: {fault.text}"
+        return f"{dotted(fault.path)}: {fault.text} ({'in' if source.kind == 'file' else 'by'} {source})"
+
+    # The layers.
+
+    def _lay_file(self) -> bool:
+        if self._file is None:
+            return True
+        source = Source("file", str(self._file))
+        try:
+            for key, value in _read(self._file).items():
+                self._layers.lay((key,), value, source)
+        except ConfigError as error:
+            self._problems += error.problems
+            return False
+        return True
+
+    def _lay_environment(self) -> None:
+        for path, variable, value in read_environment(self._environment):
+            source = Source("environment", variable)
+            if isinstance(value, ValueError):
+                self._faults.append(Fault(path, str(value), source=source))
+            else:
+                self._layers.lay(path, value, source)
+
+    def _lay_flags(self) -> None:
+        for key, value in self._overrides.items():
+            # The pattern of a channel has dots of its own.
+            path = tuple(key.split(".", 1 if key.startswith("channels.") else 2))
+            self._layers.lay(path, value, Source("flag", self._flags.get(key, "a flag")))
+        if self._history_count is not None:
+            self._keep_history(self._history_count)
+        server = self._layers.tree.get("server")
+        if isinstance(server, dict) and server.get("dev") is True:
+            for path, value in _DEV.items():
+                self._layers.lay_unless_set(path, value, DEV)
+
+    def _keep_history(self, count: int) -> None:
+        channels = self._layers.tree.get("channels", {})
+        if isinstance(channels, dict):
+            source = Source("flag", "--history")
+            for pattern in [*channels, ">"]:
+                self._layers.lay_unless_set(("channels", pattern, "history_count"), count, source)
+
+    # The walk.
+
+    def _struct(self, struct: Any, table: object, path: Path) -> Any:
+        """The struct with every value that is right; the others keep their default and add a fault."""
+        if not isinstance(table, dict):
+            self._faults.append(Fault(path, "must be a table"))
+            return struct()
+        types = get_type_hints(struct, include_extras=True)
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            at = (*path, key)
+            if key not in types:
+                self._faults.append(Fault(at, _unknown(path, key, struct.__struct_fields__)))
+            elif at in NAMED:
+                values[key] = self._named(get_args(types[key])[1], value, at)
+            elif isinstance(types[key], type) and issubclass(types[key], msgspec.Struct):
+                values[key] = self._struct(types[key], value, at)
+            else:
+                try:
+                    values[key] = msgspec.convert(value, type=types[key])
+                except msgspec.ValidationError as error:
+                    self._faults.append(Fault(at, _hint(types[key], str(error))))
+        return struct(**values)
+
+    def _named(self, struct: Any, table: object, path: Path) -> dict[str, Any]:
+        if not isinstance(table, dict):
+            self._faults.append(Fault(path, "must be a table"))
+            return {}
+        return {name: self._struct(struct, one, (*path, name)) for name, one in table.items()}
+
+
+def _found(check: Check, config: Config) -> Iterable[str]:
+    try:
+        return list(check.find(config))
+    except ConfigError as error:
+        return error.problems
+
+
+def _read(path: FilePath) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
@@ -57,80 +197,8 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([f"{path}: not TOML: {error}"]) from None
-
-
-def _override(tree: dict[str, Any], dotted: str, value: object, problems: list[str]) -> None:
-    section, _, key = dotted.partition(".")
-    table = tree.setdefault(section, {})
-    # A section that is no table at all is reported by the walk.
-    if isinstance(table, dict):
-        table[key] = value
-    else:
-        problems.append(f"{dotted}: cannot be set, because {section} is not a table")
-
-
-def _keep_history(tree: dict[str, Any], count: int) -> None:
-    channels = tree.setdefault("channels", {})
-    if isinstance(channels, dict):
-        channels.setdefault(">", {})
-        for table in channels.values():
-            if isinstance(table, dict):
-                table.setdefault("history_count", count)
-
-
-def _config(tree: dict[str, Any], problems: list[str]) -> Config:
-    known = Config.__struct_fields__
-    problems.extend(_unknown("", key, known) for key in tree if key not in known)
-    channels = _named(ChannelPolicy, tree.get("channels", {}), "channels", problems, parse_pattern)
-    server = _struct(Server, tree.get("server", {}), "server", problems)
-    drain = tree.get("drain", {})
-    if server.dev and isinstance(drain, dict):
-        drain = {**_DEV_DRAIN, **drain}
-    return Config(
-        server=server,
-        supervisor=_struct(Supervisor, tree.get("supervisor", {}), "supervisor", problems),
-        limits=_struct(Limits, tree.get("limits", {}), "limits", problems),
-        drain=_struct(Drain, drain, "drain", problems),
-        api=_struct(Api, tree.get("api", {}), "api", problems),
-        auth=_struct(Auth, tree.get("auth", {}), "auth", problems),
-        hook=_struct(Hook, tree.get("hook", {}), "hook", problems),
-        channels=channels,
-    )
-
-
-def _named(
-    struct: type[T], table: object, path: str, problems: list[str], parse: Callable[[str], object] = str
-) -> dict[str, T]:
-    """Tables by a name of the operator's, which `parse` judges. Quoted in paths: a channel pattern has dots."""
-    if not isinstance(table, dict):
-        problems.append(f"{path}: must be a table")
-        return {}
-    found = {}
-    for name, one in table.items():
-        _check(parse, name, f'{path}."{name}"', problems)
-        found[name] = _struct(struct, one, f'{path}."{name}"', problems)
-    return found
-
-
-def _struct(struct: type[T], table: object, path: str, problems: list[str]) -> T:
-    """The struct with every value that is right; the others keep their default and add a problem."""
-    if not isinstance(table, dict):
-        problems.append(f"{path}: must be a table")
-        return struct()
-    types = get_type_hints(struct, include_extras=True)
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in types:
-            problems.append(_unknown(f"{path}.", key, struct.__struct_fields__))
-            continue
-        if get_origin(types[key]) is dict:
-            values[key] = _named(get_args(types[key])[1], value, f"{path}.{key}", problems)
-            continue
-        try:
-            values[key] = msgspec.convert(value, type=types[key])
-        except msgspec.ValidationError as error:
-            problems.append(f"{path}.{key}: {_hint(types[key], str(error))}")
-    return struct(**values)
+    except RecursionError:
+        raise ConfigError([f"{path}: nested too deeply, which is no configuration"]) from None
 
 
 def _hint(kind: object, message: str) -> str:
@@ -141,66 +209,12 @@ def _hint(kind: object, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _unknown(prefix: str, key: str, known: tuple[str, ...]) -> str:
+def _unknown(path: Path, key: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {prefix}{close[0]}?" if close else f"; known here: {', '.join(known)}"
-    return f"{prefix}{key}: unknown key{hint}"
+    if close:
+        return f"unknown key; did you mean {dotted((*path, close[0]))}?"
+    return f"unknown key; known here: {', '.join(known)}"
 
 
-def _check(parse: Callable[[str], object], text: str, path: str, problems: list[str]) -> None:
-    try:
-        parse(text)
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-
-
-def _contradictions(config: Config) -> Iterator[str]:
-    """Values that are right by themselves and wrong together, or wrong in what they say."""
-    yield from _server_problems(config.server)
-    yield from _channel_problems(config)
-    limits = config.limits
-    for smaller, larger, why in (
-        ("max_offer_bytes", "max_head_bytes", "the offer is a part of the request head"),
-        ("max_message_bytes", "send_queue_bytes", "a message that fits no queue could never be delivered"),
-        ("send_queue_bytes", "memory_bytes", "one full queue would exceed the worker's memory"),
-        ("presence_info_bytes", "presence_list_bytes", "a member that fits no list could never be shown"),
-        ("refusal_hold_min_seconds", "refusal_hold_max_seconds", "the hold is chosen between the two"),
-        ("max_message_bytes", "link_output_bytes", "a message that fits no link could reach no worker"),
-        ("handshake_seconds", "interest_linger_seconds", "a channel may not be left while somebody connects to it"),
-        ("pong_seconds", "ping_seconds", "the answer to a ping is due before the next one"),
-    ):
-        if getattr(limits, smaller) > getattr(limits, larger):
-            yield f"limits.{smaller}: must not be above limits.{larger} ({getattr(limits, larger)}): {why}"
-
-
-def _channel_problems(config: Config) -> Iterator[str]:
-    most = config.limits.history_bytes
-    for pattern, policy in config.channels.items():
-        if policy.queue == "catch_up" and not policy.history_count:
-            yield f'channels."{pattern}".queue: catch_up reads on from the history, so history_count must be above 0'
-        if policy.history_count and policy.history_bytes > most:
-            yield (
-                f'channels."{pattern}".history_bytes: must not be above limits.history_bytes ({most}): one channel '
-                "would push out all others"
-            )
-
-
-def _server_problems(server: Server) -> Iterator[str]:
-    problems: list[str] = []
-    try:
-        host, _ = parse_listen(server.listen)
-    except ValueError as error:
-        yield f"server.listen: {error}"
-    else:
-        if server.dev and not server.dev_on_any_address and not is_loopback(host):
-            yield (
-                "server.listen: with server.dev everything is open to whoever reaches the port, so only a loopback "
-                "address is taken; set server.dev_on_any_address = true if you mean it"
-            )
-    if server.dev_on_any_address and not server.dev:
-        yield "server.dev_on_any_address: means nothing without server.dev"
-    for index, origin in enumerate(server.origins):
-        if origin not in ("null", "*"):
-            _check(parse_origin_rule, origin, f"server.origins[{index}]", problems)
-    _check(check_extra_characters, server.extra_channel_characters, "server.extra_channel_characters", problems)
-    yield from problems
+def _variables_named_by(config: Config) -> set[str]:
+    return {config.hook.secret_environment, *(key.environment for key in config.auth.keys.values())}

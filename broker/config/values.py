@@ -1,4 +1,4 @@
-"""Syntax of the strings in a configuration: listen addresses, origins, channel patterns.
+"""Syntax of the strings in a configuration: addresses, origins, URLs, names, channel patterns.
 
 Used by the validation of a configuration and by what works with these values at run time (worker, auth), so that a
 string the check accepts is one the broker understands. Each function raises ValueError with a text for the operator.
@@ -6,11 +6,18 @@ string the check accepts is one the broker understands. Each function raises Val
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 _PORT = re.compile(r"[0-9]{1,5}")
 # scheme "://" host [ ":" port ], nothing after it (RFC 6454 section 6.2).
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]\\,*]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# RFC 9110 section 5.6.2: names of headers; RFC 6265 section 4.1.1: names of cookies.
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
+# What the operator calls a key: it stands in log lines.
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # The segment of a pattern that stands for the id of whoever asks.
 SUB = "{sub}"
@@ -99,3 +106,58 @@ def check_extra_characters(text: str) -> None:
     for character in text:
         if character in "*> " or not character.isprintable():
             raise ValueError(f"{character!r} cannot be allowed in channel names")
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address or a network."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network (for example 10.0.0.0/8 or fd00::1)") from None
+    raise ValueError(f"{text!r} has bits set behind the network's; the network is {meant}")
+
+
+def check_host(text: str) -> None:
+    """What a Host header may be: HOST or HOST:PORT."""
+    match = _HOST.fullmatch(text)
+    if match is None or (match[2] is not None and int(match[2]) > 65535):
+        raise ValueError(f"{text!r} is not HOST or HOST:PORT")
+
+
+def check_url(text: str) -> None:
+    """An http or https URL without a user's name or a password; it may hold a secret, so errors do not repeat it."""
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises for one that is none
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("is not a URL of http or https, as in https://www.example.org/path")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("has characters that no URL has; write them as %XX")
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not hold a user or a password, which would end up in logs")
+    if url.fragment:
+        raise ValueError("must not have a fragment (#…), which is never sent")
+
+
+def check_token(text: str) -> None:
+    """The name of a header or of a cookie."""
+    if _TOKEN.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not the name of a header or of a cookie")
+
+
+def check_name(text: str) -> None:
+    """The name of a key of the API or of tokens."""
+    if _NAME.fullmatch(text) is None:
+        raise ValueError("a name is 1 to 64 of A-Z a-z 0-9 _ . -")
+
+
+def check_variable(text: str) -> None:
+    """The name of an environment variable; not repeated, as it may be the secret itself."""
+    if _VARIABLE.fullmatch(text) is None:
+        raise ValueError("is not the name of an environment variable (A-Z a-z 0-9 _); the value does not belong here")

@@ -69,29 +69,34 @@ class Gatekeeper:
         self.permissions = permissions
         self._origins = origins or OriginRule()
         self._auth = auth or Auth()
-        self._tokens = tokens
-        self._hook = hook
+        self.tokens = tokens
+        self.hook = hook
+
+    def reload(self, origins: OriginRule, auth: Auth) -> None:
+        """Another configuration; the permissions reload themselves."""
+        self._origins = origins
+        self._auth = auth
 
     @property
     def takes_tokens(self) -> bool:
-        return self._tokens is not None
+        return self.tokens is not None
 
     async def admit(self, request: Request, offer: Offer) -> Grant:
         """Raises AuthError."""
         evidence = None
         identity = ANONYMOUS
-        if self._tokens is not None or self._hook is not None:
+        if self.tokens is not None or self.hook is not None:
             token = self._chosen(request, offer)
             if token is not None:
                 identity = await self.verify(token)
             else:
                 cookies = self._origins.names(request.origin)
-                if cookies and self._auth.cookie and self._tokens is not None:
+                if cookies and self._auth.cookie and self.tokens is not None:
                     identity = await self._from_cookie(request)
-                if identity is ANONYMOUS and self._hook is not None:
-                    evidence = self._hook.evidence(request.headers(), cookies)
+                if identity is ANONYMOUS and self.hook is not None:
+                    evidence = self.hook.evidence(request.headers(), cookies)
                     names = tuple(asked.name for asked in offer.channels)
-                    identity = await self._hook.ask(evidence, _text(request.origin), names)
+                    identity = await self.hook.ask(evidence, _text(request.origin), names)
         refused: dict[str, str] = {}
         mute: list[str] = []
         for asked in offer.channels:
@@ -140,18 +145,18 @@ class Gatekeeper:
 
     async def verify(self, token: str) -> Identity:
         """Raises AuthError."""
-        if self._tokens is None:
+        if self.tokens is None:
             raise AuthError("not_authenticated", "this server takes no tokens")
         if not token or len(token) > self._auth.max_token_bytes:
             raise AuthError("not_authenticated", f"a token has 1 to {self._auth.max_token_bytes} bytes")
-        known = self._tokens.known(token)
-        return await self._tokens.verify(token) if known is None else known
+        known = self.tokens.known(token)
+        return await self.tokens.verify(token) if known is None else known
 
     async def ask_again(self, session: Session, names: tuple[str, ...]) -> None:
         """Lets the site decide about channels that a session asks for in band. Raises AuthError."""
-        if self._hook is None or session.evidence is None:
+        if self.hook is None or session.evidence is None:
             return
-        verdict = await self._hook.ask(session.evidence, session.origin, names)
+        verdict = await self.hook.ask(session.evidence, session.origin, names)
         had = session.identity
         if verdict.user != had.user:
             raise AuthError("other_identity")

@@ -33,7 +33,7 @@ class Expiry:
         chance: random.Random | None = None,
     ) -> None:
         self._reactor = reactor
-        self._auth = auth
+        self.auth = auth
         self.clock = clock
         self._chance = chance or random.Random()
         self._buckets: dict[int, list[int]] = {}
@@ -44,11 +44,11 @@ class Expiry:
         expires = session.identity.expires
         if expires is not None:
             self._put(conn, session, self._next_look(session, expires))
-        elif session.identity.user is None and session.json and self._auth.keys:
-            self._put(conn, session, self.clock() + self._auth.auth_seconds)
+        elif session.identity.user is None and session.json and self.auth.keys:
+            self._put(conn, session, self.clock() + self.auth.auth_seconds)
 
     def _next_look(self, session: Session, expires: float) -> float:
-        return expires - self._auth.expiring_seconds if session.json and not session.warned else expires
+        return expires - self.auth.expiring_seconds if session.json and not session.warned else expires
 
     def _put(self, conn: int, session: Session, at: float) -> None:
         # Up, not down: never a look too soon that would only have to be repeated.
@@ -81,9 +81,9 @@ class Expiry:
             if session.identity.user is None and not self._reactor.subscriptions(conn):
                 self._close(conn, "not_authenticated", 0.0)
         elif now >= expires:
-            self._close(conn, "token_expired", self._chance.uniform(0, self._auth.expiry_spread_seconds))
+            self._close(conn, "token_expired", self._chance.uniform(0, self.auth.expiry_spread_seconds))
         else:
-            if session.json and not session.warned and now >= expires - self._auth.expiring_seconds:
+            if session.json and not session.warned and now >= expires - self.auth.expiring_seconds:
                 session.warned = True
                 self._reactor.send(conn, events.expiring(int((expires - now) * 1000)))
             self._put(conn, session, self._next_look(session, expires))

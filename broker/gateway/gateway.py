@@ -48,7 +48,7 @@ class Gateway:
         closes_per_second: int = 2000,
         chance: random.Random | None = None,
     ) -> None:
-        self._closes_per_second = closes_per_second
+        self.closes_per_second = closes_per_second
         self._chance = chance or random.Random()
         self._decision_seconds = decision_seconds
         self._pages = {**pages, b"/healthz": response(200, b"ok\n", (("Content-Type", "text/plain; charset=utf-8"),))}
@@ -145,7 +145,7 @@ class Gateway:
         """Ends these sessions with the code of `word`: they hear nothing from now on, and their Closes are spread so
         that about `closes_per_second` of them come back at once.
         """
-        spread = len(conns) / self._closes_per_second
+        spread = len(conns) / self.closes_per_second
         for conn in conns:
             payload = close_payload(BY_WORD[word])
             self.reactor.close_later(conn, payload, CAUSE_OF[word], self._chance.uniform(0, spread))

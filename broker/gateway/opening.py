@@ -79,6 +79,11 @@ class Opening:
         self._permissions = permissions or Permissions({})
         self._expiry = expiry
 
+    def reload(self, origins: OriginRule, refusals: Refusals) -> None:
+        """For those who connect from now on; nobody is asked twice."""
+        self._origins = origins
+        self._refusals = refusals
+
     def origin_allowed(self, request: Request) -> bool:
         return self._origins.allows(request.origin)
 

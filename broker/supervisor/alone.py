@@ -7,29 +7,57 @@ import time
 from collections.abc import Callable, Sequence
 
 from broker import worker
+from broker.config.errors import ConfigError
+from broker.config.reload import changed, in_force
 from broker.config.schema import Config
 from broker.supervisor.notify import Notifier
 from broker.worker import BEAT_SECONDS, Worker
 
 log = logging.getLogger(__name__)
 
-_NOT_RELOADED = "not reloaded: one worker has nobody to take its clients over; restart it, or serve with --workers 2"
+_STATUS = "1 worker accepts"
+
+
+class _Renewal:
+    """SIGHUP: what a process can change while it serves is changed, the rest is named."""
+
+    def __init__(self, config: Config, read: Callable[[], Config], notifier: Notifier) -> None:
+        self._config = config
+        self._read = read
+        self._notifier = notifier
+
+    async def run(self, worker: Worker) -> None:
+        self._notifier.reloading()
+        try:
+            config, waits = in_force(self._config, self._read(), alone=True)
+            await worker.reload(config)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)
+        else:
+            for wait in waits:
+                log.warning("%s", wait)
+            log.info("reloaded; changed: %s", ", ".join(changed(self._config, config)) or "nothing")
+            self._config = config
+        self._notifier.ready(_STATUS)
 
 
 def run(
     config: Config,
+    reload: Callable[[], Config],
     listeners: Sequence[socket.socket],
     notifier: Notifier,
     announce: Callable[[], None],
     *,
     api: socket.socket | None = None,
 ) -> None:
-    """Serves until it is told to end. SIGHUP, which ends a process that says nothing of it, is answered with a line."""
-    signal.signal(signal.SIGHUP, lambda *_: log.warning(_NOT_RELOADED))
+    """Serves until it is told to end."""
+    # Which ends a process that says nothing of it: until the worker looks, the file has just been read.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def ready() -> None:
         announce()
-        notifier.ready("1 worker accepts")
+        notifier.ready(_STATUS)
 
     def beat(_: Worker) -> tuple[int, ...]:
         notifier.watchdog_if_due(time.monotonic(), BEAT_SECONDS)
@@ -40,6 +68,7 @@ def run(
         listeners,
         ready,
         on_stopping=lambda: notifier.stopping("closing connections"),
+        on_reload=_Renewal(config, reload, notifier).run,
         # 20 looks a second are for a watchdog only.
         beat=None if notifier.watchdog_seconds is None else beat,
         api=api,

@@ -8,10 +8,13 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from broker.config.schema import Config
-from broker.config.values import is_loopback, parse_listen
+from broker.config.sources import dotted
+from broker.config.validate import exposure
+from broker.config.values import parse_listen
 from broker.supervisor.notify import PassedSocketError, passed_sockets
 
 log = logging.getLogger(__name__)
@@ -106,12 +109,8 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
     """All as clients need them: the options are inherited by what is accepted, by whichever worker."""
     server, limits = config.server, config.limits
     if listeners:
-        for listener in listeners:
-            host = listener.getsockname()[0]
-            if server.dev and not server.dev_on_any_address and not is_loopback(host):
-                raise ListenError(
-                    f"the socket that was passed listens on {host}: with server.dev only a loopback address is taken"
-                )
+        for problem in exposures(config, listeners):
+            raise ListenError(problem)
         log.info("listening on %d passed sockets, and not on server.listen", len(listeners))
     else:
         host, port = parse_listen(server.listen)
@@ -120,6 +119,13 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
     return listeners
+
+
+def exposures(config: Config, listeners: Iterable[socket.socket]) -> Iterator[str]:
+    """What may not be served on the addresses that are listened on, which need not be server.listen."""
+    for host in sorted({listener.getsockname()[0] for listener in listeners}):
+        for fault in exposure(config, host):
+            yield f"a listening socket is bound to {host}: {dotted(fault.path)}: {fault.text}"
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:

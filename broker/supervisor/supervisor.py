@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker.config.errors import ConfigError
+from broker.config.reload import in_force
 from broker.config.schema import Config
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.notify import Notifier
@@ -34,25 +35,6 @@ HASTEN_SECONDS = 3.0
 # An engine has nobody left to serve when it is told to end.
 ENGINE_END_SECONDS = 10.0
 LINK_BACKLOG = 512
-
-
-# Keys of what a reload leaves running: the listeners, and the engine with its history and its members.
-_AT_START = (
-    "server.listen",
-    "api.listen",
-    "server.workers",
-    "server.state_directory",
-    "limits.listen_backlog",
-    "limits.history_bytes",
-    "limits.message_ids",
-    "limits.link_output_bytes",
-    "limits.presence_leave_seconds",
-    "limits.presence_batch_seconds",
-    "limits.presence_event_members",
-    "limits.presence_reply_members",
-    "limits.presence_list_bytes",
-    "limits.presence_members",
-)
 
 
 class Supervisor:
@@ -204,13 +186,13 @@ class Supervisor:
     async def _renew(self) -> None:
         self._notifier.reloading()
         try:
-            config = self._load()
+            config, waits = in_force(self._config, self._load(), alone=False)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
         else:
-            for key, now, then in restart_needed(self._config, config):
-                log.warning("%s: is %s until a restart, not %s", key, now, then)
+            for wait in waits:
+                log.warning("%s", wait)
             await self._replace(config)
         self._notifier.ready(self._status())
 
@@ -334,16 +316,6 @@ def share_out(listeners: int, workers: int) -> tuple[tuple[int, ...], ...]:
     if listeners < workers:
         return tuple((index % listeners,) for index in range(workers))
     return tuple(tuple(range(index, listeners, workers)) for index in range(workers))
-
-
-def restart_needed(old: Config, new: Config) -> list[tuple[str, object, object]]:
-    """Keys whose change does not reach a broker that runs: (key, value in use, value wanted)."""
-    return [
-        (key, getattr(getattr(old, section), name), getattr(getattr(new, section), name))
-        for key in _AT_START
-        for section, name in (key.split("."),)
-        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
-    ]
 
 
 def run(

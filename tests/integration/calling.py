@@ -22,7 +22,7 @@ def _key(text: str, *scopes: str, **more: object) -> dict[str, object]:
 KEYS = {
     "back": _key(KEY, "publish", "read", "admin"),
     "reader": _key(READER, "read"),
-    "newsroom": _key(NEWS_ONLY, "publish", channels=["news", "news.*", "user.{sub}"]),
+    "newsroom": _key(NEWS_ONLY, "publish", channels=["news", "news.*"]),
     "slow": _key(SLOW, "publish", messages_per_second=2),
 }
 CHANNELS = {

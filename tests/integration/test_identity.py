@@ -74,7 +74,7 @@ class Site:
 async def broker_with(tokens: Table | None = None, hook: Site | None = None, **more: object) -> AsyncIterator[Broker]:
     settings: dict[str, object] = {
         "server_dev": False,
-        "server_origins": [ORIGIN, "*"],
+        "server_origins": [ORIGIN],
         "limits_refusal_hold_min_seconds": 0.0,
         "limits_refusal_hold_max_seconds": 0.0,
         "auth_cookie": "token",
@@ -165,15 +165,13 @@ async def test_a_token_in_the_url_is_refused_unless_switched_on(tokens: Table, b
 
 
 async def test_a_foreign_page_does_not_borrow_a_visitor_s_cookie(tokens: Table, broker: Broker) -> None:
-    """CSWSH (CVE-2019-13611 in python-engineio): "*" lets every page in, and believes the cookie of none."""
-    for origin in ("https://evil.example", None):
-        client = await broker.open(f"{JSON}, public", "/ws", "Cookie: token=ann", origin=origin)
-        assert (await hello(client))["user"] is None
+    """CSWSH (CVE-2019-13611 in python-engineio): who is let in without a name of his own is not believed a cookie."""
+    client = await broker.open(f"{JSON}, public", "/ws", "Cookie: token=ann")
+    assert (await hello(client))["user"] is None
     assert tokens.asked == []
-    async with broker_with(tokens, server_origins=[ORIGIN], alone=False) as strict:
-        client = await strict.connect()
-        answer = await client.ask(request("/ws", "Cookie: token=ann", offer="public", origin="https://evil.example"))
-        assert (answer.status, tokens.asked) == (403, [])
+    foreign = await broker.connect()
+    answer = await foreign.ask(request("/ws", "Cookie: token=ann", offer="public", origin="https://evil.example"))
+    assert (answer.status, tokens.asked) == (403, [])
 
 
 @pytest.mark.parametrize("cookie", ["token=nonsense", "token=worn-out", "token=ann; token=bob", "token="])
@@ -548,9 +546,9 @@ async def test_a_site_that_cannot_be_asked_grants_nothing_new_and_takes_nothing_
         assert (answer.status, answer.one("Retry-After")) == (503, "5")
 
 
-async def test_a_foreign_page_does_not_show_the_site_its_visitor_s_cookies() -> None:
+async def test_whoever_is_no_page_of_the_site_does_not_show_it_cookies() -> None:
     site = Site()
     async with broker_with(None, site, auth_keys={}, auth_cookie="") as broker:
-        client = await broker.open(f"{JSON}, public", "/ws", "Cookie: sessionid=7", origin="https://evil.example")
+        client = await broker.open(f"{JSON}, public", "/ws", "Cookie: sessionid=7")
         await hello(client)
-        assert site.asked == [((), "https://evil.example", ("public",))]
+        assert site.asked == [((), None, ("public",))]

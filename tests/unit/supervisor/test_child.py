@@ -14,7 +14,7 @@ from broker.config.load import load
 from broker.supervisor.child import ChildSpec, read_spec, write_spec
 from broker.supervisor.page import ENGINE, Page, worker_slot
 from broker.supervisor.processes import describe
-from broker.supervisor.supervisor import _AT_START, restart_needed, share_out
+from broker.supervisor.supervisor import share_out
 
 ROOT = Path(__file__).parents[3]
 
@@ -125,19 +125,3 @@ def test_every_listener_is_polled_and_every_worker_has_one(
     listeners: int, workers: int, shared: tuple[tuple[int, ...], ...]
 ) -> None:
     assert share_out(listeners, workers) == shared
-
-
-def test_only_what_a_reload_cannot_change_is_named() -> None:
-    old = load(None, {"server.listen": "127.0.0.1:1", "limits.listen_backlog": 10, "limits.max_headers": 9})
-    new = load(None, {"server.listen": "127.0.0.1:2", "limits.listen_backlog": 10, "limits.max_headers": 8})
-    assert restart_needed(old, new) == [("server.listen", "127.0.0.1:1", "127.0.0.1:2")]
-    assert restart_needed(old, old) == []
-
-
-def test_every_setting_that_a_reload_leaves_as_it_was_is_a_setting() -> None:
-    config = load()
-    for key in _AT_START:
-        section, name = key.split(".")
-        assert hasattr(getattr(config, section), name), key
-    kept = load(None, {"limits.history_bytes": 2_000_000})
-    assert restart_needed(config, kept) == [("limits.history_bytes", config.limits.history_bytes, 2_000_000)]
