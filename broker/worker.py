@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 import uvloop
 
+from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
 from broker.config.schema import Config
@@ -85,6 +86,7 @@ class Worker:
         taken: Callable[[], int] | None = None,
         siblings: Sequence[socket.socket] = (),
         beat: "Callable[[Worker], Iterable[int]] | None" = None,
+        api: socket.socket | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -141,8 +143,15 @@ class Worker:
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
         self.node.on_unknown = lambda conns: self.gateway.end(conns, "outcome_unknown")
-        self.control = Control(self.reactor, self.hub, self.node, self.gateway.close)
+        self.control = Control(
+            self.reactor, self.hub, self.node, self.gateway.close, limits.max_channels_per_connection
+        )
         self.node.on_question = self.control.answer
+        self.api: Api | None = None
+        if api is not None:
+            places = {name: at for at, name in enumerate(_counters.NAMES)}
+            row = memoryview(self.counters).cast("B").cast("Q")
+            self.api = Api(config, api, self.node, self.control, Tally(row, places))
         self.gateway.reactor = self.reactor
         origins = _origins(config)
         self.permissions = Permissions(config.channels, open=open_to_all(config))
@@ -232,6 +241,8 @@ class Worker:
         if self._beat is not None:
             self._beat(self)  # a successor may have come since the last one
         self.draining = True
+        if self.api is not None:
+            self.api.let_go()
         self.reactor.leave_accepting(False, when_full=False)
         if not self.succeeded:
             # Whoever closes a listener last resets what waits in it.
@@ -280,6 +291,8 @@ class Worker:
         # A look 50 times a second, for some seconds at the end of a process: an event for it would burden every close.
         while self.reactor.connections and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self.api is not None:
+            await self.api.stop(hasten)
         if self._next_beat is not None:
             self._next_beat.cancel()
         self.gateway.cancel_all()
@@ -362,6 +375,7 @@ async def serve(
     taken: Callable[[], int] | None = None,
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,
+    api: socket.socket | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
@@ -391,6 +405,7 @@ async def serve(
         taken=taken,
         siblings=siblings,
         beat=beat,
+        api=api,
     )
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
@@ -398,6 +413,8 @@ async def serve(
     usable.cancel()
     if not stop.is_set():
         worker.accept()
+        if worker.api is not None:
+            await worker.api.start()
     # What exists now lives as long as the process: the collector need not walk it again.
     gc.collect()
     gc.freeze()
@@ -420,5 +437,6 @@ def run(
     on_stopping: Callable[[], None] = lambda: None,
     on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
+    api: socket.socket | None = None,
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat))
+    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat, api=api))

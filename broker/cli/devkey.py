@@ -79,14 +79,16 @@ def with_key(config: "Config", key: DevKey) -> "Config":
 
 
 @contextmanager
-def announced(config: "Config", key: DevKey, address: tuple[str, int]) -> Iterator[list[str]]:
-    """Lets the commands find the broker that listens on `address` while the context lasts. Gives lines for people."""
-    if NAME not in config.api.keys:
+def announced(
+    config: "Config", key: DevKey, address: tuple[str, int], api_address: tuple[str, int] | None
+) -> Iterator[list[str]]:
+    """Lets the commands find the broker that listens on `address`, its API on `api_address`, while the context lasts.
+    Gives lines for people.
+    """
+    if NAME not in config.api.keys or api_address is None:
         yield []
         return
-    from broker.config.values import parse_listen
-
-    api_url = f"http://{_reachable(*parse_listen(config.api.listen))}"
+    api_url = f"http://{_reachable(*api_address[:2])}"
     with key.held(api_url, f"ws://{_reachable(*address[:2])}/ws") as found:
         lines = [
             "publish from a shell, with the key of this run:",

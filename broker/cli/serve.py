@@ -45,7 +45,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
 
     def read_again() -> Config:
         config = asked.read().config
-        problems = [*exposures(config, listeners)]
+        problems = exposures(config, listeners.clients)
         if problems:
             raise ConfigError(problems)
         return with_key(config, dev_key)
@@ -61,16 +61,17 @@ def _serve(asked: Asked, verbose: bool) -> None:
     except ListenError as error:
         end(str(error))
     notifier = Notifier.from_environment()
-    address = listeners[0].getsockname()
-    with announced(config, dev_key, address) as lines:
+    clients, api = listeners
+    address = clients[0].getsockname()
+    with announced(config, dev_key, address, None if api is None else api.getsockname()) as lines:
 
         def announce() -> None:
             _announce(config, address, lines)
 
         if workers == 1:
-            alone(config, read_again, listeners, notifier, announce)
+            alone(config, read_again, clients, notifier, announce, api=api)
             return
-        why = supervise(config, read_again, listeners, workers, notifier, announce, verbose=verbose)
+        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, verbose=verbose)
     if why is not None:
         end(why)
 

@@ -49,6 +49,8 @@ def run(
     listeners: Sequence[socket.socket],
     notifier: Notifier,
     announce: Callable[[], None],
+    *,
+    api: socket.socket | None = None,
 ) -> None:
     """Serves until it is told to end."""
     # Which ends a process that says nothing of it: until the worker looks, the file has just been read.
@@ -70,4 +72,5 @@ def run(
         on_reload=_Renewal(config, reload, notifier).run,
         # 20 looks a second are for a watchdog only.
         beat=None if notifier.watchdog_seconds is None else beat,
+        api=api,
     )

@@ -53,6 +53,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
     generation: int = 0
     listeners: tuple[int, ...] = ()
     pollers: tuple[tuple[int, ...], ...] = ()
+    # The listener of the HTTP API, which all workers share; -1 = there is none.
+    api_fd: int = -1
     verbose: bool = False
 
     @property
@@ -62,7 +64,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     @property
     def fds(self) -> tuple[int, ...]:
         """What the child has to inherit."""
-        return (self.page_fd, self.ready_fd, *((self.link_fd,) if self.link_fd >= 0 else ()), *self.listeners)
+        return (self.page_fd, self.ready_fd, *(fd for fd in (self.link_fd, self.api_fd) if fd >= 0), *self.listeners)
 
 
 def write_spec(spec: ChildSpec) -> int:
@@ -124,6 +126,7 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot, spec.config.limits),
         siblings=[sockets[at] for at in sockets if at not in polled],
         beat=siblings.beat,
+        api=socket.socket(fileno=spec.api_fd) if spec.api_fd >= 0 else None,
     )
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from broker.config.schema import Config
 from broker.config.sources import dotted
@@ -18,14 +19,17 @@ from broker.supervisor.notify import PassedSocketError, passed_sockets
 
 log = logging.getLogger(__name__)
 
+# FileDescriptorName= of the socket that the HTTP API is given.
+API_NAME = "api"
+
 
 class ListenError(Exception):
     """The address cannot be listened on; the text says why and what to do."""
 
 
-def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[socket.socket]:
+def open_listeners(host: str, port: int, backlog: int, count: int = 1, *, shared: bool = False) -> list[socket.socket]:
     """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all.
-    Raises ListenError.
+    A single one that is `shared` between processes needs no SO_REUSEPORT. Raises ListenError.
     """
     family, address = _resolve(host, port)
     opened: list[socket.socket] = []
@@ -42,7 +46,8 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
             listener = socket.socket(family, socket.SOCK_STREAM)
             opened.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if not shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _only_ipv6(listener)
             listener.bind(address)
             listener.listen(backlog)
@@ -55,15 +60,54 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1) -> list[s
     return opened
 
 
-def listeners_for(config: Config, workers: int) -> list[socket.socket]:
-    """The sockets that were passed by socket activation, or else one for each worker. All as clients need them: the
-    options are inherited by what is accepted, by whichever worker. Raises ListenError.
+class Listeners(NamedTuple):
+    """`clients`: for WebSockets. `api`: the one of the HTTP API, which all workers share: one that hangs swallows no
+    share of its connections, and a reload resets none. None: there is no API.
     """
-    server, limits = config.server, config.limits
+
+    clients: list[socket.socket]
+    api: socket.socket | None
+
+
+def listeners_for(config: Config, workers: int) -> Listeners:
+    """The sockets that were passed by socket activation, or else one for each worker and one for the API. Raises
+    ListenError.
+    """
     try:
-        listeners = passed_sockets()
+        passed = passed_sockets()
     except PassedSocketError as error:
         raise ListenError(str(error)) from None
+    for_api = [one.socket for one in passed if one.name == API_NAME]
+    clients = _client_listeners(config, workers, [one.socket for one in passed if one.name != API_NAME])
+    try:
+        return Listeners(clients, _api_listener(config, for_api))
+    except ListenError:
+        for listener in clients:
+            listener.close()
+        raise
+
+
+def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket | None:
+    if len(passed) > 1:
+        raise ListenError(f"more than one socket named {API_NAME} was passed; all workers share one")
+    if not config.api.keys or not (passed or config.api.listen):
+        for one in passed:
+            one.close()
+        return None
+    if passed:
+        log.info("the HTTP API listens on a passed socket, and not on api.listen")
+        return passed[0]
+    host, port = parse_listen(config.api.listen)
+    try:
+        (listener,) = open_listeners(host, port, config.limits.listen_backlog, shared=True)
+    except ListenError as error:
+        raise ListenError(f"api.listen: {error}") from None
+    return listener
+
+
+def _client_listeners(config: Config, workers: int, listeners: list[socket.socket]) -> list[socket.socket]:
+    """All as clients need them: the options are inherited by what is accepted, by whichever worker."""
+    server, limits = config.server, config.limits
     if listeners:
         for problem in exposures(config, listeners):
             raise ListenError(problem)

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,14 @@ class PassedSocketError(Exception):
     """What was passed is no listening TCP socket; the text names it."""
 
 
-def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
+class Passed(NamedTuple):
+    """A socket and the name that it was passed with (FileDescriptorName=)."""
+
+    name: str
+    socket: socket.socket
+
+
+def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[Passed]:
     """The listening sockets of socket activation, non-blocking; none without it. Raises PassedSocketError.
 
     They stay open in systemd, so they are never shut down, and connections may wait in them over a restart.
@@ -97,11 +105,11 @@ def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[s
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    sockets: list[socket.socket] = []
+    sockets: list[Passed] = []
     for at in range(int(count)):
         fd = FIRST_PASSED_FD + at
         name = names[at] if at < len(names) and names[at] else "unknown"
-        sockets.append(_listener(fd, f"LISTEN_FDS: file descriptor {fd} ({name})"))
+        sockets.append(Passed(name, _listener(fd, f"LISTEN_FDS: file descriptor {fd} ({name})")))
     return sockets
 
 

@@ -48,11 +48,13 @@ class Supervisor:
         workers: int,
         notifier: Notifier,
         *,
+        api: socket.socket | None = None,
         verbose: bool = False,
     ) -> None:
         self._config = config
         self._load = reload
         self._listeners = listeners
+        self._api = api
         self._fds = tuple(listener.fileno() for listener in listeners)
         self._pollers = share_out(len(listeners), workers)
         self._count = workers
@@ -158,6 +160,7 @@ class Supervisor:
                 generation=generation,
                 listeners=self._fds,
                 pollers=self._pollers,
+                api_fd=-1 if self._api is None else self._api.fileno(),
                 verbose=self._verbose,
             )
 
@@ -258,7 +261,7 @@ class Supervisor:
         self._notifier.stopping("closing connections")
         if self._announced:  # otherwise nobody sends clients here
             await self._delay(self._config.drain.delay_seconds)
-        for listener in self._listeners:
+        for listener in (*self._listeners, *((self._api,) if self._api is not None else ())):
             listener.close()
         workers = [*self._workers, *self._former]
         await self._end_of(workers)
@@ -323,11 +326,12 @@ def run(
     notifier: Notifier,
     announce: Callable[[], None],
     *,
+    api: socket.socket | None = None,
     verbose: bool = False,
 ) -> str | None:
     """Supervises until a signal, in the main thread. Returns why it could not go on, if so."""
 
     async def supervise() -> str | None:
-        return await Supervisor(config, reload, listeners, workers, notifier, verbose=verbose).run(announce)
+        return await Supervisor(config, reload, listeners, workers, notifier, api=api, verbose=verbose).run(announce)
 
     return asyncio.run(supervise())

@@ -258,6 +258,7 @@ class Broker:
     def __init__(self, worker: Worker, port: int) -> None:
         self.worker = worker
         self.port = port
+        self.api_port = 0
         self.reactor = worker.reactor
         self.clients: list[Client] = []
         self.expected_callback_errors = 0
@@ -308,6 +309,15 @@ class Broker:
         await client.loop.sock_connect(sock, ("127.0.0.1", self.port))
         return client
 
+    async def connect_api(self) -> Client:
+        """A connection to the HTTP API of a broker that runs with `api`."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        client = Client(sock)
+        self.clients.append(client)
+        await client.loop.sock_connect(sock, ("127.0.0.1", self.api_port))
+        return client
+
     async def open(
         self, offer: str | None = None, target: str = "/ws", *extra: str, origin: str | None = None
     ) -> Client:
@@ -353,6 +363,7 @@ async def running(
     hook: Hook | None = None,
     engine: Callable[[Sink], Engine] | None = None,
     alone: bool = True,
+    api: bool = False,
     **overrides: object,
 ) -> AsyncIterator[Broker]:
     """A worker with --dev; `limits_ping_seconds=1` stands for limits.ping_seconds, `channels={...}` for the table.
@@ -369,11 +380,17 @@ async def running(
     sockets = open_sockets()
     fd_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     listeners = await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096)  # it resolves, which blocks
+    for_api = (await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096, shared=True))[0] if api else None
     broker = Broker(
-        Worker(load(None, settings), listeners, authority=authority, tokens=tokens, hook=hook, engine=engine),
+        Worker(
+            load(None, settings), listeners, authority=authority, tokens=tokens, hook=hook, engine=engine, api=for_api
+        ),
         listeners[0].getsockname()[1],
     )
     broker.worker.start()
+    if for_api is not None and broker.worker.api is not None:
+        broker.api_port = for_api.getsockname()[1]
+        await broker.worker.api.start()
     try:
         yield broker
         await _settle(broker)

@@ -145,7 +145,7 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", )
 if sys.argv[2]:
     os.environ["LISTEN_FDNAMES"] = sys.argv[2]
 try:
-    (one,) = passed_sockets()
+    ((name, one),) = passed_sockets()
 except PassedSocketError as error:
     print(error)
 else:

@@ -1,0 +1,24 @@
+"""What the API asks of all workers: their sessions, users and channels. The gateway's Control is one."""
+
+from typing import Protocol
+
+from broker.api.bodies import SessionInfo
+
+
+class Directory(Protocol):
+    """Every verb raises EngineError."""
+
+    async def disconnect(self, session: str | None = None, user: str | None = None) -> int:
+        """How many sessions were ended."""
+
+    async def sessions(self, session: str | None = None, user: str | None = None, most: int = 100) -> list[SessionInfo]:
+        """The session of this id, or those of this user."""
+
+    async def channels(self, prefix: str = "") -> dict[str, int]:
+        """Channel to receiving subscriptions."""
+
+    async def subscribe(self, user: str, channels: list[str]) -> int:
+        """How many sessions of the user have at least one of the channels that they had not."""
+
+    async def unsubscribe(self, user: str, channels: list[str]) -> int:
+        """How many sessions of the user had at least one of the channels."""

@@ -1,0 +1,96 @@
+"""The HTTP server of one worker, in the worker's own loop, on a listener that all workers share.
+
+uvicorn's protocol without uvicorn's Server: that one wants signals, logging and the loop for itself. Of the two HTTP
+parsers that uvicorn knows httptools was taken: h11 is pure Python, and llhttp is as strict in what counts (tests).
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import cast
+
+from uvicorn.config import Config as UvicornConfig
+from uvicorn.server import ServerState
+
+from broker.api.connection import ApiConnection, Bounds, make
+from broker.api.front import Application
+from broker.config.schema import Config
+
+# How often connections are looked at that have taken too long, and the Date header is renewed.
+LOOK_SECONDS = 1.0
+
+
+class ApiServer:
+    def __init__(self, application: Application, config: Config, on_refused: Callable[[int], None]) -> None:
+        api, limits = config.api, config.limits
+        self._bounds = Bounds(
+            api.request_seconds,
+            api.keep_alive_seconds,
+            limits.max_head_bytes,
+            limits.max_headers,
+            api.max_connections,
+        )
+        self._look_seconds = min(LOOK_SECONDS, api.request_seconds / 4, api.keep_alive_seconds / 4)
+        self._backlog = limits.listen_backlog
+        self._state = ServerState()
+        settings = UvicornConfig(
+            application,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+        settings.load()
+        self._make = make(settings, self._state, self._bounds, on_refused)
+        self._server: asyncio.Server | None = None
+        self._looking: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accepts, from a listener that is the caller's to close."""
+        loop = asyncio.get_running_loop()
+        self._look()
+        # A copy: the server closes its own, and never shuts it down, so that others go on accepting.
+        self._server = await loop.create_server(self._make, sock=listener.dup(), backlog=self._backlog)
+
+    @property
+    def connections(self) -> set[ApiConnection]:
+        return cast(set[ApiConnection], self._state.connections)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(self._look_seconds, self._look)
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        now = loop.time()
+        for connection in list(self.connections):
+            connection.look(now)
+
+    def let_go(self) -> None:
+        """Accepts no more; requests under way are finished, connections without one are closed."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self.connections):
+            connection.shutdown()
+
+    async def stop(self, hasten: asyncio.Event) -> None:
+        """After `let_go`. No longer than requests may take, or until `hasten`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._bounds.request_seconds
+        # As the worker waits for its own connections: some looks at the end of a process.
+        while self.connections and not hasten.is_set() and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self._looking is not None:
+            self._looking.cancel()
+        # What they leave behind is told at the next turn.
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await asyncio.sleep(0)
