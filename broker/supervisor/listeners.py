@@ -14,7 +14,7 @@ from typing import NamedTuple
 from broker.config.schema import Config
 from broker.config.sources import dotted
 from broker.config.validate import exposure
-from broker.config.values import parse_listen
+from broker.config.values import next_to, parse_listen
 from broker.supervisor.notify import PassedSocketError, passed_sockets
 
 log = logging.getLogger(__name__)
@@ -99,10 +99,13 @@ def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket 
         return passed[0]
     host, port = parse_listen(config.api.listen)
     try:
-        (listener,) = open_listeners(host, port, config.limits.listen_backlog, shared=True)
+        return open_listeners(host, port, config.limits.listen_backlog, shared=True)[0]
     except ListenError as error:
+        if config.server.dev and config.api.listen == next_to(config.server.listen):
+            # Nobody has asked for this port; the start prints whichever it is.
+            log.info("api.listen: %s; the API takes another port", error)
+            return open_listeners(host, 0, config.limits.listen_backlog, shared=True)[0]
         raise ListenError(f"api.listen: {error}") from None
-    return listener
 
 
 def _client_listeners(config: Config, workers: int, listeners: list[socket.socket]) -> list[socket.socket]:
