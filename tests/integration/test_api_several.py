@@ -72,7 +72,7 @@ async def test_a_user_is_reached_at_every_worker_by_a_request_to_one() -> None:
 
 async def test_a_batch_keeps_its_order_over_a_link_whatever_its_messages_need_on_the_way() -> None:
     """With ids and without, kept and not, and more than the link takes at once."""
-    async with serving(2, limits_link_window_bytes=20_000, engine_limits=Limits(link_window_bytes=20_000)) as cluster:
+    async with serving(2, engine_limits=Limits(link_window_bytes=20_000)) as cluster:
         one, two = cluster.workers
         hears = {channel: await two.open(channel) for channel in ("news", "kept.a")}
         batch: list[dict[str, object]] = []
@@ -95,7 +95,7 @@ async def test_a_batch_keeps_its_order_over_a_link_whatever_its_messages_need_on
 
 
 async def test_publishes_beyond_those_that_may_wait_are_told_to_come_back_and_the_others_are_served() -> None:
-    async with serving(1, api_max_waiting_publishes=3, limits_link_window_bytes=20_000) as cluster:
+    async with serving(1, api_max_waiting_publishes=3, engine_limits=Limits(link_window_bytes=20_000)) as cluster:
         (one,) = cluster.workers
         subscriber = await one.open("news")
         backends = [await one.connect_api() for _ in range(3)]
@@ -106,6 +106,7 @@ async def test_publishes_beyond_those_that_may_wait_are_told_to_come_back_and_th
         publishing = one.worker.api
         assert publishing is not None
         await wait_until(lambda: publishing._publishing._waiting == 3, "three wait")
+        assert not one.reactor.link_has_credit
         for body in (b"x", {"channel": "news", "text": "x"}, [{"channel": "news", "text": "x"}] * 3):
             target = PUBLISH if not isinstance(body, bytes) else NEWS
             assert retry(await late.ask(call(target, body, host="localhost"))) == (503, "overloaded")
@@ -157,7 +158,7 @@ async def test_what_was_under_way_when_the_engine_died_has_an_unknown_outcome() 
 
 
 async def test_a_retry_after_a_lost_answer_publishes_once_also_at_another_worker() -> None:
-    async with serving(2, limits_link_silence_seconds=0.3) as cluster:
+    async with serving(2, engine_limits=Limits(link_silence_seconds=0.3)) as cluster:
         one, two = cluster.workers
         subscriber = await two.open("news")
         backend, elsewhere = await one.connect_api(), await two.connect_api()
