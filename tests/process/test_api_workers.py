@@ -175,7 +175,8 @@ def test_a_key_that_was_taken_out_is_refused_after_a_reload(count: str, tmp_path
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_a_first_key_that_comes_with_a_reload_is_said_to_need_a_restart(count: str, tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
-    flags = [*write_keys(file), "--workers", count, "--listen", "127.0.0.1:0"]  # without --dev, which has a key
+    open_to_all = '[channels.news]\nsubscribe = "anyone"\n'
+    flags = [*write_keys(file, open_to_all), "--workers", count, "--listen", "127.0.0.1:0"]  # without --dev, which has a key
     with subprocess.Popen(
         [*COMMAND, "serve", *flags],
         cwd=ROOT,
@@ -188,7 +189,7 @@ def test_a_first_key_that_comes_with_a_reload_is_said_to_need_a_restart(count: s
             assert broker.stdout is not None
             assert broker.stderr is not None
             assert "serves ws://" in broker.stdout.readline()
-            file.write_text(key_table("shop", OTHER_KEY))
+            file.write_text(open_to_all + key_table("shop", OTHER_KEY))
             broker.send_signal(signal.SIGHUP)
             lines = iter(broker.stderr.readline, "")
             assert any(API_IS_CLOSED in line for line in lines)
