@@ -126,7 +126,8 @@ class Server:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "WSBROKER_API_LISTEN": "127.0.0.1:0"},  # whoever has the usual port keeps it
+                # After a restart the port next to ours, which --dev would take, may be somebody's.
+                env={**os.environ, "WSBROKER_API_LISTEN": "127.0.0.1:0"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

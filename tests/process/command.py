@@ -134,13 +134,11 @@ def serving(
     extra: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Served]:
-    # The usual port of the HTTP API may be somebody's.
-    extra = {"WSBROKER_API_LISTEN": "127.0.0.1:0", **(extra or {})}
     command = [*prefix, *COMMAND, "serve", "--dev", "--listen", listen, *arguments]
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(**extra),
+        env=environment(**(extra or {})),
         pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

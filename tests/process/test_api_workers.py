@@ -176,7 +176,13 @@ def test_a_key_that_was_taken_out_is_refused_after_a_reload(count: str, tmp_path
 def test_a_first_key_that_comes_with_a_reload_is_said_to_need_a_restart(count: str, tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
     open_to_all = '[channels.news]\nsubscribe = "anyone"\n'
-    flags = [*write_keys(file, open_to_all), "--workers", count, "--listen", "127.0.0.1:0"]  # without --dev, which has a key
+    flags = [
+        *write_keys(file, open_to_all),
+        "--workers",
+        count,
+        "--listen",
+        "127.0.0.1:0",
+    ]  # without --dev, which has a key
     with subprocess.Popen(
         [*COMMAND, "serve", *flags],
         cwd=ROOT,
