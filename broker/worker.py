@@ -218,6 +218,8 @@ class Worker:
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.gateway.opening.reload(origins, _refusals(config))
+        if self.api is not None:
+            self.api.reload(config)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -242,7 +244,7 @@ class Worker:
             self._beat(self)  # a successor may have come since the last one
         self.draining = True
         if self.api is not None:
-            self.api.let_go()
+            self.api.let_go(take=not self.succeeded)
         self.reactor.leave_accepting(False, when_full=False)
         if not self.succeeded:
             # Whoever closes a listener last resets what waits in it.

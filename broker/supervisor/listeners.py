@@ -14,13 +14,14 @@ from typing import NamedTuple
 from broker.config.schema import Config
 from broker.config.sources import dotted
 from broker.config.validate import exposure
-from broker.config.values import next_to, parse_listen
+from broker.config.values import is_loopback, next_to, parse_listen
 from broker.supervisor.notify import PassedSocketError, passed_sockets
 
 log = logging.getLogger(__name__)
 
 # FileDescriptorName= of the socket that the HTTP API is given.
 API_NAME = "api"
+API_IS_CLOSED = "api.keys: there was none at the start, so the port of the HTTP API is not open until a restart"
 
 
 class ListenError(Exception):
@@ -96,7 +97,19 @@ def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket 
         return None
     if passed:
         log.info("the HTTP API listens on a passed socket, and not on api.listen")
-        return passed[0]
+        listener = passed[0]
+    else:
+        listener = _open_api(config)
+    if listener.family != socket.AF_UNIX and not is_loopback(host := listener.getsockname()[0]):
+        log.warning(
+            "the HTTP API on %s is plain HTTP: whoever is on the way reads the keys; "
+            "let a proxy with TLS stand before it, or keep it on 127.0.0.1",
+            host,
+        )
+    return listener
+
+
+def _open_api(config: Config) -> socket.socket:
     host, port = parse_listen(config.api.listen)
     try:
         return open_listeners(host, port, config.limits.listen_backlog, shared=True)[0]

@@ -1,8 +1,11 @@
 """What a worker takes over while it serves: who may connect and who may hear what, by the next who asks."""
 
+import hashlib
+
 from broker.config.load import load
 from broker.config.schema import Config
 from tests.client_frames import PING, frame
+from tests.integration.calling import KEYS, SLOW, asked, call, refused, serving_api
 from tests.integration.harness import Broker, request, running
 
 ORIGIN = "https://app.example"
@@ -31,3 +34,24 @@ async def test_permissions_and_origins_change_under_connections_that_stay() -> N
         assert await status(broker) == 403
         await stays.send(frame(PING, b"still here"))
         assert await stays.pong() == b"still here"
+
+
+async def test_keys_and_hosts_of_the_api_change_under_connections_that_stay() -> None:
+    new, slow = "another-key", {"api.keys.slow": KEYS["slow"]}
+    others = {"api.keys.new": {"sha256": hashlib.sha256(new.encode()).hexdigest()}, **slow}
+    target = "/v1/channels/news/messages"
+    async with serving_api() as broker:
+        backend = await broker.connect_api()
+        await asked(backend, target, b"x")
+        for _ in range(2):
+            await asked(backend, target, b"x", key=SLOW)
+        await broker.worker.reload(load(None, {"server.dev": True, "api.hosts": ["api.example"], **others}))
+        assert await refused(backend, target, b"x") == (421, "wrong_host")
+        assert await refused(backend, target, b"x", host="api.example") == (401, "not_authenticated")
+        assert (await backend.ask(call(target, b"x", key=new, host="api.example"))).status == 200
+        limited = await refused(backend, target, b"x", key=SLOW, host="api.example")
+        assert limited == (429, "rate_limited"), "a key that stays is as tired as it was"
+        await broker.worker.reload(load(None, {"server.dev": True, **slow}))
+        assert await refused(backend, target, b"x", key=new) == (401, "not_authenticated")
+        await broker.worker.reload(load(None, {"server.dev": True}))
+        assert await refused(backend, target, b"x", key=SLOW) == (401, "not_authenticated")
