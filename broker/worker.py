@@ -218,6 +218,8 @@ class Worker:
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.gateway.opening.reload(origins, _refusals(config))
+        if self.api is not None:
+            self.api.reload(config)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)

@@ -76,8 +76,17 @@ class Key:
 
 
 class Keys:
-    def __init__(self, keys: Mapping[str, ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), Key(name, key, clock)) for name, key in keys.items()]
+    """`before`: the keys of until now; one that is the same has spent what it has spent."""
+
+    def __init__(
+        self,
+        keys: Mapping[str, ApiKey],
+        clock: Callable[[], float] = time.monotonic,
+        before: "Keys | None" = None,
+    ) -> None:
+        self._settings = dict(keys)
+        had = {} if before is None else {key.name: key for _, key in before._keys if _same(key.name, before, self)}
+        self._keys = [(bytes.fromhex(key.sha256), had.get(name) or Key(name, key, clock)) for name, key in keys.items()]
 
     def find(self, presented: bytes) -> Key | None:
         digest = hashlib.sha256(presented).digest()
@@ -89,3 +98,7 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({', '.join(key.name for _, key in self._keys)})"
+
+
+def _same(name: str, one: Keys, other: Keys) -> bool:
+    return one._settings.get(name) == other._settings.get(name)

@@ -49,8 +49,9 @@ class Api:
         reading = Reading(node, publishing, directory)
         names = NameRule(config.server.extra_channel_characters)
         app, document = application(reading, directory, names, config.api.max_body_bytes)
+        self._access = Access(config.api, tally.unknown_key)
         front = Front(
-            Access(config.api, tally.unknown_key),
+            self._access,
             publishing,
             app,  # type: ignore[arg-type]  # Litestar's ASGI types name every message
             document,
@@ -58,6 +59,10 @@ class Api:
             tally.answered,
         )
         self._server = ApiServer(front, config, tally.answered)
+
+    def reload(self, config: Config) -> None:
+        """Other keys and hosts."""
+        self._access.reload(config.api)
 
     async def start(self) -> None:
         await self._server.start(self._listener)
