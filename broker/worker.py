@@ -6,6 +6,7 @@ Called by the command line, or by what a supervisor starts, with listening socke
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
@@ -19,6 +20,7 @@ import uvloop
 from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
+from broker.config.reload import NO_API
 from broker.config.schema import Config
 from broker.engine.base import Engine, Sink
 from broker.engine.history import History
@@ -46,6 +48,8 @@ from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
+
+log = logging.getLogger(__name__)
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -209,8 +213,7 @@ class Worker:
         it is used.
         """
         if self._identities is not None:
-            await self._identities.renew(config)
-            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
+            await self._identities.renew(config, self.gatekeeper.use)
         self._config = config
         self.gateway.closes_per_second = config.drain.closes_per_second
         origins = _origins(config)
@@ -220,6 +223,8 @@ class Worker:
         self.gateway.opening.reload(origins, _refusals(config))
         if self.api is not None:
             self.api.reload(config)
+        elif config.api.keys and config.api.listen:
+            log.warning("%s", NO_API)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)

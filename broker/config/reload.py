@@ -65,6 +65,10 @@ WORKERS = (
 )
 
 
+# For a log line, where a process that has no listener for the API is told of keys.
+NO_API = "api.keys: there were none at the start, so nothing listens on api.listen until a restart"
+
+
 def applies(key: str) -> Applies:
     """`key` as the table has it. Raises KeyError for one that has no place in it."""
     for found, keys in (("now", NOW), ("workers", WORKERS), ("restart", RESTART)):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker.config.errors import ConfigError
-from broker.config.reload import in_force
+from broker.config.reload import NO_API, in_force
 from broker.config.schema import Config
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.notify import Notifier
@@ -193,6 +193,8 @@ class Supervisor:
         else:
             for wait in waits:
                 log.warning("%s", wait)
+            if self._api is None and config.api.keys and config.api.listen:
+                log.warning("%s", NO_API)
             await self._replace(config)
         self._notifier.ready(self._status())
 

@@ -3,6 +3,7 @@
 import hashlib
 
 import msgspec
+import pytest
 
 from broker.config.load import load
 from broker.config.schema import Config
@@ -62,3 +63,9 @@ async def test_a_reload_does_not_give_a_key_of_the_api_another_burst() -> None:
         await asked(backend, "/v1/publish", batch, key=SLOW)
         await broker.worker.reload(broker.worker._config)
         assert await refused(backend, "/v1/publish", batch, key=SLOW) == (429, "rate_limited")
+
+
+async def test_keys_for_an_api_that_nobody_listens_for_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(server_dev=False) as broker:
+        await broker.worker.reload(load(None, {"api.keys.back": {"sha256": "0" * 64, "scopes": ["read"]}}))
+        assert "nothing listens on api.listen until a restart" in caplog.text
