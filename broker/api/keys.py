@@ -42,10 +42,11 @@ class Bucket:
 
 
 class Key:
-    """One key, as far as it has a name: nothing here is secret."""
+    """One key, as far as it has a name: nothing here is secret, its hash is no way back."""
 
     def __init__(self, name: str, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
+        self.settings = key
         self.scopes = frozenset(key.scopes)
         # A key has no user: a pattern with the user's id in it matches nothing, and never any segment.
         self._patterns = PatternTable({one: True for one in key.channels if SUB not in one.split(".")})
@@ -84,9 +85,13 @@ class Keys:
         clock: Callable[[], float] = time.monotonic,
         before: "Keys | None" = None,
     ) -> None:
-        self._settings = dict(keys)
-        had = {} if before is None else {key.name: key for _, key in before._keys if _same(key.name, before, self)}
-        self._keys = [(bytes.fromhex(key.sha256), had.get(name) or Key(name, key, clock)) for name, key in keys.items()]
+        self._keys: list[tuple[bytes, Key]] = []
+        had = {} if before is None else {key.name: key for _, key in before._keys}
+        for name, settings in keys.items():
+            key = had.get(name)
+            if key is None or key.settings != settings:
+                key = Key(name, settings, clock)
+            self._keys.append((bytes.fromhex(settings.sha256), key))
 
     def find(self, presented: bytes) -> Key | None:
         digest = hashlib.sha256(presented).digest()
@@ -98,7 +103,3 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({', '.join(key.name for _, key in self._keys)})"
-
-
-def _same(name: str, one: Keys, other: Keys) -> bool:
-    return one._settings.get(name) == other._settings.get(name)

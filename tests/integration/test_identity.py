@@ -9,6 +9,7 @@ import pytest
 
 from broker.auth.identity import AuthError, Identity
 from broker.gateway.expiry import Expiry
+from broker.gateway.session import Session
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import JSON, Broker, Client, request, running, turns, wait_until
 
@@ -629,4 +630,5 @@ async def test_a_token_s_end_is_kept_although_the_site_could_be_asked() -> None:
         await client.command(type="subscribe", channel=["room.1", "room.9"], id=2)
         assert errors(await client.event()) == {"room.1": None, "room.9": "not_permitted"}
         (session,) = [broker.worker.reactor.session(conn) for conn in broker.worker.reactor.ids(0, 9)]
+        assert isinstance(session, Session)
         assert session.identity.expires == NOW + 3600
