@@ -6,6 +6,7 @@ Called by the command line, or by what a supervisor starts, with listening socke
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
@@ -46,6 +47,8 @@ from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
+
+log = logging.getLogger(__name__)
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -209,8 +212,7 @@ class Worker:
         it is used.
         """
         if self._identities is not None:
-            await self._identities.renew(config)
-            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
+            await self._identities.renew(config, self.gatekeeper.use)
         self._config = config
         self.gateway.closes_per_second = config.drain.closes_per_second
         origins = _origins(config)

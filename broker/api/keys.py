@@ -42,10 +42,11 @@ class Bucket:
 
 
 class Key:
-    """One key, as far as it has a name: nothing here is secret."""
+    """One key, as far as it has a name: nothing here is secret, its hash is no way back."""
 
     def __init__(self, name: str, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
+        self.settings = key
         self.scopes = frozenset(key.scopes)
         # A key has no user: a pattern with the user's id in it matches nothing, and never any segment.
         self._patterns = PatternTable({one: True for one in key.channels if SUB not in one.split(".")})

@@ -36,6 +36,8 @@ class _Renewal:
         except ConfigError as error:
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
+        except Exception:
+            log.exception("not reloaded; whoever is connected stays so")
         else:
             for wait in waits:
                 log.warning("%s", wait)

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import msgspec
+
 from broker.config.load import load
 from broker.config.schema import Config
 from tests.client_frames import PING, frame
@@ -55,3 +57,29 @@ async def test_keys_and_hosts_of_the_api_change_under_connections_that_stay() ->
         assert await refused(backend, target, b"x", key=new) == (401, "not_authenticated")
         await broker.worker.reload(load(None, {"server.dev": True}))
         assert await refused(backend, target, b"x", key=SLOW) == (401, "not_authenticated")
+
+
+async def test_a_key_of_the_api_that_was_taken_out_of_the_file_opens_nothing_any_more() -> None:
+    async with serving_api() as broker:
+        backend = await broker.connect_api()
+        publish = ("/v1/publish", {"channel": "news", "text": "x"})
+        assert (await asked(backend, *publish))["subscriptions"] == 0
+        config = broker.worker._config
+        left = {name: key for name, key in config.api.keys.items() if name != "back"}
+        new = {"next": msgspec.structs.replace(config.api.keys["back"], sha256=hashlib.sha256(b"new").hexdigest())}
+        api = msgspec.structs.replace(config.api, keys={**left, **new}, hosts=["api.example"])
+        await broker.worker.reload(msgspec.structs.replace(config, api=api))
+        # On the connection that is open already, too.
+        assert await refused(backend, *publish, host="api.example") == (401, "not_authenticated")
+        assert await refused(backend, *publish, key="new") == (421, "wrong_host")
+        answer = await backend.ask(call(*publish, key="new", host="api.example"))
+        assert answer.status == 200, answer
+
+
+async def test_a_reload_does_not_give_a_key_of_the_api_another_burst() -> None:
+    async with serving_api() as broker:
+        backend = await broker.connect_api()
+        batch = [{"channel": "news", "text": "x"}] * 100
+        await asked(backend, "/v1/publish", batch, key=SLOW)
+        await broker.worker.reload(broker.worker._config)
+        assert await refused(backend, "/v1/publish", batch, key=SLOW) == (429, "rate_limited")
