@@ -119,7 +119,9 @@ class Control:
             found = await self._find(None, asked.user)
             return _encode(sum(self._unsubscribe(conn, asked.channels) for conn in found))
         if isinstance(asked, FindSessions):
-            found = await self._find(asked.session, asked.user, asked.most, everybody=asked.session is asked.user is None)
+            found = await self._find(
+                asked.session, asked.user, asked.most, everybody=asked.session is asked.user is None
+            )
             return _encode([self._describe(conn) for conn in found])
         found = await self._find(asked.session, asked.user)
         for conn in found:

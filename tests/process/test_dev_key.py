@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli import devkey
 from broker.cli.devkey import DevKey, living
+from tests.process import command
 from tests.process.command import run, serving
 from tests.process.pretended_api import pretending
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the file goes; the one in /tmp belongs to whoever else runs a broker here."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(devkey, "folders", lambda: [tmp_path / "ws-broker"])
-    return tmp_path / "ws-broker"
+    """Where the file goes, for this process and for those that it starts."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(command.OWN_FOLDER, "name", str(tmp_path))
+    return tmp_path / f"ws-broker-{os.getuid()}"
 
 
 def test_the_commands_find_a_broker_with_dev_and_the_file_is_private(folder: Path) -> None:
