@@ -46,16 +46,12 @@ class Site(NamedTuple):
             config.write(result.output)
         return file
 
-    def forget(self, text: str) -> None:
-        """Takes something out of the configuration."""
-        self.config.write_text(self.config.read_text().replace(text, ""))
 
-
-def new_site(folder: Path, more: str = EXPIRY) -> Site:
+def new_site(folder: Path, settings: str = EXPIRY + CHANNELS) -> Site:
     config = folder / "broker.toml"
     keys = run("new-key", str(folder / "keys"))
     assert keys.status == 0
-    config.write_text(more + CHANNELS + keys.output)
+    config.write_text(settings + keys.output)
     return Site(folder, config)
 
 
