@@ -100,7 +100,11 @@ def _workers(_: click.Context, __: click.Parameter, workers: str | None) -> int 
 _OPTIONS = (
     click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /."),
     click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]"),
-    click.option("--api-listen", metavar="HOST:PORT", help="Where back ends are. [default: 127.0.0.1:8001]"),
+    click.option(
+        "--api-listen",
+        metavar="HOST:PORT",
+        help="Where back ends publish. [default: 127.0.0.1:8001; with --dev the port after that of --listen]",
+    ),
     click.option(
         "--workers",
         metavar="N|auto",

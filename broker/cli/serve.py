@@ -23,7 +23,6 @@ def serve(asked: Asked, verbose: bool) -> None:
       ws-broker serve --dev
       ws-broker serve --dev --history 100
       ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
-      ws-broker serve --dev --listen 127.0.0.1:9002 --api-listen 127.0.0.1:9003
       ws-broker serve --dev --workers auto
       ws-broker serve --config broker.toml
 
