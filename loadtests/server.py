@@ -121,7 +121,7 @@ class Server:
 
     def _start(self, listen: str) -> Address:
         command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", listen, "--config", str(self._file)]
-        command += ["--workers", str(self._workers)]
+        command += ["--api-listen", "127.0.0.1:0", "--workers", str(self._workers)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

@@ -131,7 +131,9 @@ def session_routes(directory: Directory) -> list[Any]:
         limit: SessionLimit = DEFAULT_SESSIONS,
     ) -> Sessions:
         _key(request, "admin")
-        return Sessions(await directory.sessions(user=user, most=limit))
+        # One more tells whether there are more.
+        found = await directory.sessions(user=user, most=limit + 1)
+        return Sessions(found[:limit], len(found) > limit)
 
     @get(
         "/v1/sessions/{session:str}",

@@ -28,9 +28,12 @@ class ListenError(Exception):
     """The address cannot be listened on; the text says why and what to do."""
 
 
-def open_listeners(host: str, port: int, backlog: int, count: int = 1, *, shared: bool = False) -> list[socket.socket]:
+def open_listeners(
+    host: str, port: int, backlog: int, count: int = 1, *, shared: bool = False, flag: str = "--listen"
+) -> list[socket.socket]:
     """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all.
-    A single one that is `shared` between processes needs no SO_REUSEPORT. Raises ListenError.
+    A single one that is `shared` between processes needs no SO_REUSEPORT. `flag` is named as the way to another
+    address. Raises ListenError.
     """
     family, address = _resolve(host, port)
     opened: list[socket.socket] = []
@@ -57,7 +60,7 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1, *, shared
     except OSError as error:
         for listener in opened:
             listener.close()
-        raise ListenError(_explain(host, port, error)) from None
+        raise ListenError(_explain(host, port, flag, error)) from None
     return opened
 
 
@@ -112,7 +115,7 @@ def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket 
 def _open_api(config: Config) -> socket.socket:
     host, port = parse_listen(config.api.listen)
     try:
-        return open_listeners(host, port, config.limits.listen_backlog, shared=True)[0]
+        return open_listeners(host, port, config.limits.listen_backlog, shared=True, flag="--api-listen")[0]
     except ListenError as error:
         if config.server.dev and config.api.listen == next_to(config.server.listen):
             # Nobody has asked for this port; the start prints whichever it is.
@@ -159,11 +162,11 @@ def _only_ipv6(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def _explain(host: str, port: int, error: OSError) -> str:
+def _explain(host: str, port: int, flag: str, error: OSError) -> str:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
         return (
-            f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port with --listen"
+            f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port with {flag}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"

@@ -275,7 +275,10 @@ async def test_sessions_are_found_and_ended(broker: Broker, backend: Client) -> 
         "channels": ["news"],
     }
     assert await asked(backend, f"/v1/sessions/{session}") == found
-    assert len((await asked(backend, "/v1/sessions"))["sessions"]) == 2
+    everybody = await asked(backend, "/v1/sessions?limit=2")
+    assert (len(everybody["sessions"]), everybody["truncated"]) == (2, False)
+    some = await asked(backend, "/v1/sessions?limit=1")
+    assert (len(some["sessions"]), some["truncated"]) == (1, True)
     assert await refused(backend, "/v1/sessions/nobody") == (404, "not_found")
     assert await asked(backend, "/v1/sessions/nobody", method="DELETE") == {"disconnected": 0}
     assert await asked(backend, f"/v1/sessions/{session}", method="DELETE") == {"disconnected": 1}
