@@ -97,10 +97,22 @@ class Served:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
-            if found := re.search(r"http://(\S+):(\d+)/", line):
+            if found := re.search(r"(?:http|ws)://(\S+):(\d+)/", line):
                 return found[1].strip("[]"), int(found[2])
         self._reader.join(PATIENCE_SECONDS)
         raise AssertionError(f"it named no page: {self.lines}\n{self.errors}")
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://{self.host}:{self.port}/ws"
+
+    def api(self) -> str:
+        """HOST:PORT of the HTTP API, which a broker without --dev names in its second line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.fullmatch(r"the HTTP API: http://(\S+:\d+)\n", line)
+        assert found is not None, line
+        return found[1]
 
     def connect(self) -> socket.socket:
         return socket.create_connection((self.host, self.port), PATIENCE_SECONDS)
@@ -133,8 +145,9 @@ def serving(
     prefix: Sequence[str] = (),
     extra: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    dev: bool = True,
 ) -> Iterator[Served]:
-    command = [*prefix, *COMMAND, "serve", "--dev", "--listen", listen, *arguments]
+    command = [*prefix, *COMMAND, "serve", *(["--dev"] if dev else []), "--listen", listen, *arguments]
     with subprocess.Popen(
         command,
         cwd=ROOT,
