@@ -228,7 +228,8 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP API for back ends."""
 
-    # HOST:PORT; empty = no API. Loopback, so that nothing is open to a network by accident.
+    # HOST:PORT; empty = no API. Loopback, so that nothing is open to a network by accident. Opened only if there are
+    # keys. With server.dev: the port after server.listen, unless it is set.
     listen: str = "127.0.0.1:8001"
     # Host headers that are answered, as HOST or HOST:PORT, against DNS rebinding. Empty: with a loopback address the
     # names of this machine, else every one.

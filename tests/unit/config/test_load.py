@@ -272,3 +272,20 @@ def test_who_develops_is_bounded_only_by_what_is_set() -> None:
     limits = load(None, {"server.dev": True, "limits.messages_per_second": 7}).limits
     assert (limits.messages_per_second, limits.bytes_per_second, limits.upgrades_per_second) == (7, 0, 0)
     assert load().limits.upgrades_per_second == 2000
+
+
+@pytest.mark.parametrize(
+    ("listen", "api"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9001"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("[::1]:9000", "[::1]:9001"),
+        ("0.0.0.0:9000", "127.0.0.1:9001"),
+        ("127.0.0.1:65535", "127.0.0.1:0"),
+    ],
+)
+def test_a_second_broker_in_development_needs_one_other_port_not_two(listen: str, api: str) -> None:
+    flags = {"server.dev": True, "server.listen": listen, "server.dev_on_any_address": True}
+    assert load(None, flags).api.listen == api
+    assert load(None, {**flags, "api.listen": "127.0.0.1:7"}).api.listen == "127.0.0.1:7"
+    assert load(None, {"server.listen": "127.0.0.1:9000"}).api.listen == "127.0.0.1:8001"
