@@ -146,9 +146,7 @@ def _only_ipv6(listener: socket.socket) -> None:
 def _explain(host: str, port: int, error: OSError) -> str:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port with --listen"
-        )
+        return f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"
     if error.errno == errno.EACCES:

@@ -108,11 +108,15 @@ class Served:
 
     def api(self) -> str:
         """HOST:PORT of the HTTP API, which a broker without --dev names in its second line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        (line,) = self.said_next(1)
         found = re.fullmatch(r"the HTTP API: http://(\S+:\d+)\n", line)
         assert found is not None, line
         return found[1]
+
+    def said_next(self, count: int) -> list[str]:
+        """That many more lines of standard output."""
+        assert self.process.stdout is not None
+        return [self.process.stdout.readline() for _ in range(count)]
 
     def connect(self) -> socket.socket:
         return socket.create_connection((self.host, self.port), PATIENCE_SECONDS)
@@ -146,11 +150,12 @@ def serving(
     extra: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     dev: bool = True,
+    cwd: Path = ROOT,
 ) -> Iterator[Served]:
     command = [*prefix, *COMMAND, "serve", *(["--dev"] if dev else []), "--listen", listen, *arguments]
     with subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env=environment(**(extra or {})),
         pass_fds=pass_fds,
         stdout=subprocess.PIPE,

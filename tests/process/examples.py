@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,8 @@ def event(client: ClientConnection, kind: str) -> dict[str, Any]:
 
 def ended(client: ClientConnection) -> tuple[int, str]:
     """Code and reason of the broker's Close, after whatever came before it."""
-    while True:
-        try:
+    with suppress(ConnectionClosed):
+        while True:
             client.recv(PATIENCE_SECONDS)
-        except ConnectionClosed as closed:
-            assert closed.rcvd is not None
-            return closed.rcvd.code, closed.rcvd.reason
+    assert client.close_code is not None
+    return client.close_code, client.close_reason or ""

@@ -209,7 +209,10 @@ def test_what_is_no_json_never_reaches_a_dashboard(dashboards: Example) -> None:
 
 
 # What the comment shows as the body of a batch.
-BATCH = """'[{"channel": "dashboard.sales.today", "data": {"sold": 8}}, {"channel": "dashboard.sales.week", "data": {"sold": 40}}]'"""
+BATCH = (
+    """'[{"channel": "dashboard.sales.today", "data": {"sold": 8}}, """
+    """{"channel": "dashboard.sales.week", "data": {"sold": 40}}]'"""
+)
 
 
 def test_a_page_that_does_not_keep_up_skips_to_the_newest_value(dashboards: Example) -> None:
@@ -300,7 +303,7 @@ def test_a_rotated_key_is_taken_after_a_reload_and_the_removed_one_no_more(count
         with chat.connect("broker.json.v1", "room.42", token=new) as early:
             assert ended(early)[0] == NOT_AUTHENTICATED
         chat.broker.signal(signal.SIGHUP)
-        chat.broker.said(r"reloaded; changed: .*auth\.keys")
+        chat.broker.said(": reloaded; ")
         for token in (old, new):
             with chat.connect("broker.json.v1", "room.42", token=token) as page:
                 assert event(page, "hello")["user"] == "ann"
@@ -308,7 +311,7 @@ def test_a_rotated_key_is_taken_after_a_reload_and_the_removed_one_no_more(count
             file.read_text().replace("[auth.keys.site]", "[auth.keys.gone]").replace("site.public", "next.public")
         )
         chat.broker.signal(signal.SIGHUP)
-        chat.broker.said(r"reloaded; changed: .*auth\.keys", 2)
+        chat.broker.said(": reloaded; ", 2)
         with chat.connect("broker.json.v1", "room.42", token=new) as page:
             assert event(page, "hello")["user"] == "ann"
         with chat.connect("broker.json.v1", "room.42", token=old) as late:
