@@ -17,8 +17,9 @@ from broker.config.values import is_loopback
 # An idle connection is kept for the next question so long; nginx closes its end after 75 s.
 KEEP_ALIVE_SECONDS = 30.0
 
-# It would log each URL at INFO: a line for each connect.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+# They would log each URL at INFO, and at DEBUG the headers of each answer, whose Set-Cookie is somebody's session.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class FetchError(Exception):

@@ -63,7 +63,8 @@ def urls() -> list[Any]:
     from django.views.decorators.csrf import csrf_exempt
     from django.views.generic import TemplateView
 
-    names = {
+    names: dict[str, Any] = {
+        "__name__": __name__,
         "hmac": hmac,
         "json": json,
         "settings": settings,
@@ -79,7 +80,7 @@ def urls() -> list[Any]:
         path("", TemplateView.as_view(template_name="home.html")),
         path("login", LoginView.as_view()),
         path("logout", LogoutView.as_view()),
-        path("ws-auth", names["ws_auth"]),  # type: ignore[arg-type]
+        path("ws-auth", names["ws_auth"]),
     ]
 
 
