@@ -140,11 +140,12 @@ def log_in(page: Page, site: str, name: str) -> None:
 def with_hook(text: str, site: str) -> str:
     """The example for a site with sessions, as its comment says: the table of the hook instead of that of the key."""
     text, removed = re.subn(r"^\[auth\.keys\.site\]\n(?:[^\[\n]+\n)+", "", text, flags=re.MULTILINE)
+    hook: str
     (hook,) = re.findall(r"^# (\[hook\]\n(?:# \w+ = .*\n)+)", text, re.MULTILINE)
     assert removed == 1
     shown = "http://127.0.0.1:8080"
     assert shown in hook
-    return text + "\n" + hook.replace("\n# ", "\n").replace(shown, site)
+    return "\n".join((text, hook.replace("\n# ", "\n").replace(shown, site)))
 
 
 def test_who_is_logged_in_at_a_django_site_hears_what_is_for_him(new_page: OpenTab, tmp_path: Path) -> None:
