@@ -120,7 +120,7 @@ class _Loading:
             return True
         source = Source("file", str(self._file))
         try:
-            for key, value in _read(self._file).items():
+            for key, value in _beside(self._file.parent, _read(self._file)).items():
                 self._layers.lay((key,), value, source)
         except ConfigError as error:
             self._problems += error.problems
@@ -191,6 +191,25 @@ def _found(check: Check, config: Config) -> Iterable[str]:
         return list(check.find(config))
     except ConfigError as error:
         return error.problems
+
+
+# Settings that name files.
+_FILES: tuple[Path, ...] = (("server", "state_directory"), ("auth", "keys", "*", "file"), ("hook", "secret_file"))
+
+
+def _beside(folder: FilePath, tables: dict[str, Any]) -> dict[str, Any]:
+    """`tables` with the relative paths in them read from `folder`: where a file lies does not depend on who starts the
+    broker, and from where.
+    """
+    for path in _FILES:
+        found: list[object] = [tables]
+        for key in path[:-1]:
+            inner = [one for one in found if isinstance(one, dict)]
+            found = [value for one in inner for name, value in one.items() if key in ("*", name)]
+        for one in found:
+            if isinstance(one, dict) and isinstance(one.get(path[-1]), str) and one[path[-1]]:
+                one[path[-1]] = str(folder / one[path[-1]])
+    return tables
 
 
 def _read(path: FilePath) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What README.md shows works as it stands there: each block is taken out and run against the real command."""
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from websockets.sync.client import connect
 
+from broker.cli.main import main
 from broker.config.load import load
 from tests.browser.conftest import CHROMIUM, CHROMIUM_FLAGS, show_page
-from tests.process.command import Served, run, serving
+from tests.process.command import Served, environment, run, serving
+from tests.process.examples import ADDRESSES, shell
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -126,8 +129,46 @@ def test_the_lines_for_several_channels_hear_their_own_publication(broker: Serve
     assert heard.value.text == "room.42 {x: 1}"
 
 
+def test_the_lines_for_users_and_for_a_back_end_tell_ann_alone(page: Page, tmp_path: Path) -> None:
+    *lines, serve = block("sh", "new-key").splitlines()
+    assert serve == ".venv/bin/ws-broker serve --config broker.toml --origin http://localhost:3000"
+    said = [shell(line.removeprefix(".venv/bin/"), tmp_path) for line in lines]
+    token = said[-1].strip()
+    with serving(*serve.split()[2:], dev=False, extra=ADDRESSES, cwd=tmp_path) as broker:
+        api = broker.api()
+        mine = here(block("js", "for Ann"), broker)
+        assert '"the token"' in mine
+        pasted(page, mine.replace('"the token"', f'"{token}"'))
+        page.wait_for_function("mine.readyState === 1")
+        curl = block("sh", "unread").strip().replace("127.0.0.1:8001", api)
+        assert "KEY=$(cat backend.key)" in README
+        with page.expect_console_message() as heard:
+            shell(f"KEY=$(cat backend.key); {curl}", tmp_path)
+        assert heard.value.text == 'for Ann: {"unread": 3}'
+        assert broker.stop() == 0
+
+
+def test_the_line_for_a_back_end_reaches_the_page(page: Page) -> None:
+    with serving() as broker:
+        (shown,) = [line for line in broker.said_next(4) if "curl" in line]
+        with page.expect_console_message(lambda message: "hello, everyone" in message.text):
+            pasted(page, here(block("js", "hello, everyone"), broker))
+        (key,) = re.findall(r"Bearer (\S+)'", shown)
+        (api,) = re.findall(r"http://([^/]+)/", shown)
+        with page.expect_console_message() as heard:
+            done = subprocess.run(
+                ["/bin/sh", "-c", block("sh", "-d 'hello'").replace("127.0.0.1:8001", api)],
+                env=environment(KEY=key),
+                capture_output=True,
+                check=True,
+            )
+        assert b'"channel":"news"' in done.stdout
+        assert heard.value.text == "heard: hello"
+        assert broker.stop() == 0
+
+
 def test_every_block_of_a_page_is_run_by_a_test() -> None:
-    assert len(blocks("js")) == 4
+    assert len(blocks("js")) == 5
     assert len(blocks("python")) == 1
 
 
@@ -144,14 +185,14 @@ def test_every_command_that_is_shown_is_there() -> None:
     shown = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks("sh")))) | set(re.findall(r"`make ([a-z-]+)`", README))
     assert shown
     assert shown <= targets
-    helped = run("serve", "--help").output + run("--help").output
-    flags = set(re.findall(r"(?<![\w-])--[a-z-]+", README))
+    helped = "".join(run(*one, "--help").output for one in ([], *([name] for name in main.commands)))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
     assert flags
     assert flags <= set(re.findall(r"--[a-z-]+", helped))
 
 
 def test_the_command_with_a_configuration_starts_as_it_is_shown() -> None:
-    (line,) = (line for line in block("sh", "--config").splitlines() if "--config" in line)
+    (line,) = (line for line in block("sh", "config/broker.toml").splitlines())
     command, *arguments = line.split()
     assert command == ".venv/bin/ws-broker"
     assert arguments[0:2] == ["serve", "--dev"]

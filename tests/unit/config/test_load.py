@@ -289,3 +289,15 @@ def test_a_second_broker_in_development_needs_one_other_port_not_two(listen: str
     assert load(None, flags).api.listen == api
     assert load(None, {**flags, "api.listen": "127.0.0.1:7"}).api.listen == "127.0.0.1:7"
     assert load(None, {"server.listen": "127.0.0.1:9000"}).api.listen == "127.0.0.1:8001"
+
+
+def test_a_relative_path_in_a_file_is_read_beside_the_file_wherever_the_broker_is_started(write: Write) -> None:
+    path = write(
+        '[server]\nstate_directory = "."\n[hook]\nurl = "http://127.0.0.1/"\nsecret_file = "secret"\n'
+        '[auth.keys.a]\nalgorithm = "ES256"\nfile = "keys/a.pem"\n[auth.keys.b]\nalgorithm = "ES256"\nfile = "/b.pem"\n'
+    )
+    config = load(path)
+    assert config.server.state_directory == str(path.parent)
+    assert config.hook.secret_file == str(path.parent / "secret")
+    assert [key.file for key in config.auth.keys.values()] == [str(path.parent / "keys/a.pem"), "/b.pem"]
+    assert load(None, {"auth.keys.a": {"algorithm": "ES256", "file": "a.pem"}}).auth.keys["a"].file == "a.pem"
