@@ -85,13 +85,10 @@ def announced(
     """Lets the commands find the broker that listens on `address`, its API on `api_address`, while the context lasts.
     Gives lines for people.
     """
-    if api_address is None:
+    if NAME not in config.api.keys or api_address is None:
         yield []
         return
     api_url = f"http://{_reachable(*api_address[:2])}"
-    if NAME not in config.api.keys:
-        yield [f"the HTTP API: {api_url}"]
-        return
     with key.held(api_url, f"ws://{_reachable(*address[:2])}/ws") as found:
         lines = [
             "publish from a shell, with the key of this run:",

@@ -150,7 +150,8 @@ def test_the_lines_for_users_and_for_a_back_end_tell_ann_alone(page: Page, tmp_p
 
 def test_the_line_for_a_back_end_reaches_the_page(page: Page) -> None:
     with serving() as broker:
-        (shown,) = [line for line in broker.said_next(4) if "curl" in line]
+        assert broker.api_url
+        (shown,) = [line for line in broker.lines if "curl" in line]
         with page.expect_console_message(lambda message: "hello, everyone" in message.text):
             pasted(page, here(block("js", "hello, everyone"), broker))
         (key,) = re.findall(r"Bearer (\S+)'", shown)

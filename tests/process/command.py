@@ -122,21 +122,9 @@ class Served:
     def url(self) -> str:
         return f"ws://{self.host}:{self.port}/ws"
 
-    @property
-    def ws_url(self) -> str:
-        return f"ws://{self.host}:{self.port}/ws"
-
     def api(self) -> str:
-        """HOST:PORT of the HTTP API, which a broker without --dev names in its second line."""
-        (line,) = self.said_next(1)
-        found = re.fullmatch(r"the HTTP API: http://(\S+:\d+)\n", line)
-        assert found is not None, line
-        return found[1]
-
-    def said_next(self, count: int) -> list[str]:
-        """That many more lines of standard output."""
-        assert self.process.stdout is not None
-        return [self.process.stdout.readline() for _ in range(count)]
+        """HOST:PORT of its HTTP API."""
+        return self.api_url.removeprefix("http://")
 
     def connect(self) -> socket.socket:
         return socket.create_connection((self.host, self.port), PATIENCE_SECONDS)

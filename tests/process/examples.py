@@ -79,7 +79,7 @@ class Example:
         """A program that says what a page would say."""
         credential = [] if token is None else [f"bearer.{token}"]
         return connect(
-            self.broker.ws_url,
+            self.broker.url,
             subprotocols=[Subprotocol(one) for one in (*offer, *credential)],
             origin=None if origin is None else Origin(origin),
         )
