@@ -18,6 +18,9 @@ def check_system() -> None:
     """Ends with one line if this machine or this installation cannot run the broker."""
     if not sys.platform.startswith("linux"):
         end(f"runs on Linux only (it needs epoll and SO_REUSEPORT); this is {sys.platform}")
+    if not sys.flags.hash_randomization:
+        # Names of channels, ids and addresses are keys of tables, and strangers choose them.
+        end("PYTHONHASHSEED=0 lets any client make every table slow (hash flooding); take it out of the environment")
     try:
         importlib.import_module("broker.native._reactor")
     except ImportError as error:

@@ -216,3 +216,9 @@ def test_the_version_names_the_build_of_the_core() -> None:
 def test_the_installed_command_is_the_same_one() -> None:
     script = Path(sys.executable).with_name("ws-broker")
     assert run("--version", command=[str(script)]).output == run("--version", command=COMMAND).output
+
+
+def test_a_broker_whose_tables_strangers_can_make_slow_does_not_start() -> None:
+    result = run("serve", "--dev", "--listen", "127.0.0.1:0", PYTHONHASHSEED="0")
+    assert result.status == CANNOT_RUN
+    assert result.one_line.startswith("PYTHONHASHSEED=0 lets any client")

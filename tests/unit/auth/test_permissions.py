@@ -152,3 +152,13 @@ def test_two_identities_never_share_an_answer(
         identity = Identity(user, subscribe=tuple(patterns_of))
         alone = policies({">": "claim"})
         assert shared.subscribe(identity, name) == alone.subscribe(identity, name)
+
+
+@pytest.mark.parametrize("between", ["", ".", ",", " ", "|", ":", "\0"])
+def test_grants_that_read_the_same_one_after_the_other_are_not_the_same(between: str) -> None:
+    """CVE-2026-39972 again, where the property above would have to be lucky."""
+    some = policies({">": "claim"})
+    two, one = Identity("ann", subscribe=("room.1", "2")), Identity("ann", subscribe=(f"room.1{between}2",))
+    assert some.subscribe(two, "room.1") is None
+    assert some.subscribe(one, "room.1") == "not_permitted"
+    assert some.subscribe(Identity(f"2{between}ann", subscribe=("room.1",)), f"room.1{between}2") == "not_permitted"
