@@ -1,4 +1,4 @@
-"""client.js with real tokens: keys by `ws-broker new-key`, a broker that checks, a site that makes tokens when asked."""
+"""client.js with real tokens: keys by `ws-broker new-key`, a broker that checks, a site that makes tokens."""
 
 import json
 import time
