@@ -17,8 +17,10 @@ from broker.config.values import is_loopback
 # An idle connection is kept for the next question so long; nginx closes its end after 75 s.
 KEEP_ALIVE_SECONDS = 30.0
 
-# It would log each URL at INFO: a line for each connect.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+# httpx would log each URL at INFO, a line for each connect; httpcore at DEBUG (`serve --verbose`) the headers of each
+# answer, and a site's Set-Cookie is a session.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class FetchError(Exception):

@@ -45,7 +45,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
 
     def read_again() -> Config:
         config = asked.read().config
-        problems = exposures(config, listeners.clients)
+        problems = list(exposures(config, listeners.clients))
         if problems:
             raise ConfigError(problems)
         return with_key(config, dev_key)

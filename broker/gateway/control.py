@@ -166,6 +166,7 @@ class Control:
                 has.add(channel.name)
                 added = True
                 self._node.enter(channel, session.id, session.user, session.info)
+                session.given |= {name}
                 states.append(events.ChannelState(name, index, begun.position))
         if states and session.json:
             self._reactor.send(conn, events.subscribed(states))
@@ -179,6 +180,7 @@ class Control:
                 states.append(events.ChannelState(name, index))
                 if isinstance(known, Session):
                     self._node.exit(name, known.id)
+                    known.given -= {name}
         if states and isinstance(known, Session) and known.json:
             self._reactor.send(conn, events.unsubscribed(states))
         return bool(states)

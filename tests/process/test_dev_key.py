@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -118,3 +119,15 @@ def test_a_key_of_that_name_in_the_configuration_is_not_replaced_in_silence(fold
     result = run("serve", "--dev", "--config", str(file))
     assert result.status == 2
     assert result.one_line.startswith("api.keys.dev: ")
+
+
+def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] - 1
+        with serving("--listen", f"127.0.0.1:{port}") as broker:
+            broker.said("takes another port")
+            (found,) = living()
+            assert found.api_url != f"http://127.0.0.1:{port + 1}"
+            assert run("publish", "news", "hello").status == 0
