@@ -36,5 +36,5 @@ def test_every_command_shows_examples_with_flags_that_it_has(name: str) -> None:
 
 def test_the_list_of_commands_says_whole_sentences_on_a_narrow_terminal() -> None:
     output = run("--help", COLUMNS="80").output
-    assert "..." not in output
+    assert "..." not in output.partition("Commands:")[2]
     assert len(re.findall(r"^  [a-z][a-z-]+ +[A-Z].*\.$", output, re.MULTILINE)) == len(main.commands)
