@@ -15,7 +15,7 @@ from broker.cli.token import _pattern
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-@click.command("api-key")
+@click.command("api-key", short_help="Make a key for the HTTP API.")
 @click.argument("name")
 @click.option(
     "--scope",

@@ -19,7 +19,7 @@ MOST_SESSIONS = 1000
 _JSON = click.option("--json", "as_json", is_flag=True, help="One line of JSON each, for scripts.")
 
 
-@click.command()
+@click.command(short_help="List the channels that somebody hears.")
 @click.option("--prefix", default="", metavar="TEXT", help="Only channels whose name begins so.")
 @_JSON
 @api_options
@@ -43,7 +43,7 @@ def channels(prefix: str, as_json: bool, api_url: str | None, api_key_file: Path
     _print(found, as_json, ("channel", "subscriptions"))
 
 
-@click.command()
+@click.command(short_help="List who is connected.")
 @click.argument("session", required=False)
 @click.option("--user", metavar="USER", help="Only those of this user.")
 @click.option(
@@ -89,7 +89,7 @@ def sessions(
         say(f"there are more than these {len(found)}; --most N shows up to {MOST_SESSIONS}, --user those of one user")
 
 
-@click.command()
+@click.command(short_help="Close a session, or all of a user.")
 @click.argument("session", required=False)
 @click.option("--user", metavar="USER", help="All sessions of this user.")
 @_JSON
@@ -125,7 +125,7 @@ def disconnect(
     put(json.dumps(answer) if as_json else f"{count} session{'' if count == 1 else 's'} disconnected")
 
 
-@click.command()
+@click.command(short_help="Print version, build and Python.")
 def version() -> None:
     """Print the version, the build of the native core, and the Python it runs on.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PROGRESS_SECONDS = 0.5
 
 
-@click.command()
+@click.command(short_help="Publish a message, a file, or lines of standard input.")
 @click.argument("channel")
 @click.argument("message", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Messages are JSON: pages get the value, not its text.")

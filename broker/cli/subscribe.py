@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from broker.cli.listening import Event, Listener, Wanted
 
 
-@click.command()
+@click.command(short_help="Print what is published, one message a line.")
 @click.argument("channels", nargs=-1, required=True, metavar="CHANNEL...")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages.")
 @click.option("--last", type=click.IntRange(0, 999_999), metavar="N", help="Begin with the last N that are kept.")

@@ -63,7 +63,7 @@ def _channel(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     return values
 
 
-@click.command()
+@click.command(short_help="Print a token (JWT) for a client.")
 @click.option("--sub", metavar="USER", help="The user's id.")
 @click.option("--subscribe", multiple=True, metavar="PATTERN", callback=_pattern, help="May subscribe to. Repeatable.")
 @click.option("--publish", multiple=True, metavar="PATTERN", callback=_pattern, help="May publish in. Repeatable.")
@@ -185,7 +185,7 @@ def _private_key(content: bytes, where: str) -> tuple[str, Any]:
     end(f"{where}: is no private key on P-256 (ES256), of Ed25519 (EdDSA) or RSA (RS256)", EXIT_USAGE)
 
 
-@click.command("new-key")
+@click.command("new-key", short_help="Make the keys that tokens are signed with.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--name", default="site", metavar="NAME", help="Of the files, and of the key in auth.keys. [default: site]"

@@ -32,3 +32,9 @@ def test_every_command_shows_examples_with_flags_that_it_has(name: str) -> None:
     for example in examples:
         (own,) = re.findall(rf"ws-broker {name}\b([^|]*)", example)
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", own)) <= known
+
+
+def test_the_list_of_commands_says_whole_sentences_on_a_narrow_terminal() -> None:
+    output = run("--help", COLUMNS="80").output
+    assert "..." not in output.partition("Commands:")[2]
+    assert len(re.findall(r"^  [a-z][a-z-]+ +[A-Z].*\.$", output, re.MULTILINE)) == len(main.commands)
