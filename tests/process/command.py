@@ -154,7 +154,7 @@ class Served:
 def serving(
     *arguments: str,
     listen: str = "127.0.0.1:0",
-    api_listen: str = "127.0.0.1:0",
+    api_listen: str | None = "127.0.0.1:0",
     dev: bool = True,
     prefix: Sequence[str] = (),
     extra: Mapping[str, str] | None = None,
@@ -162,7 +162,9 @@ def serving(
     cwd: Path = ROOT,
 ) -> Iterator[Served]:
     flags = ["--dev"] if dev else []
-    command = [*prefix, *COMMAND, "serve", *flags, "--listen", listen, "--api-listen", api_listen, *arguments]
+    if api_listen is not None:
+        flags += ["--api-listen", api_listen]
+    command = [*prefix, *COMMAND, "serve", *flags, "--listen", listen, *arguments]
     with subprocess.Popen(
         command,
         cwd=cwd,

@@ -126,7 +126,7 @@ def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(fol
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1] - 1
-        with serving("--listen", f"127.0.0.1:{port}") as broker:
+        with serving("--listen", f"127.0.0.1:{port}", api_listen=None) as broker:
             broker.said("takes another port")
             (found,) = living()
             assert found.api_url != f"http://127.0.0.1:{port + 1}"
