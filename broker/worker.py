@@ -6,6 +6,7 @@ Called by the command line, or by what a supervisor starts, with listening socke
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
@@ -46,6 +47,8 @@ from broker.protocol.events import Limits as HelloLimits
 from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
+
+log = logging.getLogger(__name__)
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -209,8 +212,7 @@ class Worker:
         it is used.
         """
         if self._identities is not None:
-            await self._identities.renew(config)
-            self.gatekeeper.tokens, self.gatekeeper.hook = self._identities.tokens, self._identities.hook
+            await self._identities.renew(config, self.gatekeeper.use)
         self._config = config
         self.gateway.closes_per_second = config.drain.closes_per_second
         origins = _origins(config)
@@ -218,6 +220,8 @@ class Worker:
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.gateway.opening.reload(origins, _refusals(config))
+        if self.api is not None:
+            self.api.reload(config)
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
@@ -242,7 +246,7 @@ class Worker:
             self._beat(self)  # a successor may have come since the last one
         self.draining = True
         if self.api is not None:
-            self.api.let_go()
+            self.api.let_go(take=not self.succeeded)
         self.reactor.leave_accepting(False, when_full=False)
         if not self.succeeded:
             # Whoever closes a listener last resets what waits in it.

@@ -34,6 +34,9 @@ PYTHON_CODE
     case $purpose in
         test)
             command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
+            # What the command line's help and documentation show goes through pipes of both.
+            command -v curl >/dev/null || echo curl
+            command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
             command -v npm >/dev/null || echo npm ;;

@@ -25,6 +25,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
 _ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
+# The line that --dev prints for a shell: the key of this run, and where the HTTP API is.
+_API = re.compile(rb"Bearer ([^' ]+)'.* http://([0-9.]+):(\d+)/v1/")
 STATE = '[server]\nstate_directory = "{folder}"\n'
 _INFORMATION = re.compile(r"\S+ \S+ INFO ")
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
@@ -100,8 +102,12 @@ class Server:
     """A context: `with Server(config) as server`. It has the first CPU; who uses it has the others meanwhile.
 
     `config` goes on in [limits]. With several `workers` everything said of /proc is the sum over supervisor and
-    children. What it keeps for its next life is in a directory of its own, so `restart` loses nothing.
+    children. What it keeps for its next life is in a directory of its own, so `restart` loses nothing. `api` is where
+    its HTTP API is, with a key of all scopes.
     """
+
+    api: Address
+    api_key: str
 
     def __init__(self, config: str = "", workers: int = 1) -> None:
         self._pinned = contextlib.ExitStack()
@@ -115,10 +121,16 @@ class Server:
 
     def _start(self, listen: str) -> Address:
         command = [sys.executable, "-m", "broker", "serve", "--dev", "--listen", listen, "--config", str(self._file)]
-        command += ["--workers", str(self._workers)]
+        command += ["--api-listen", "127.0.0.1:0", "--workers", str(self._workers)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                command,
+                cwd=ROOT,
+                # After a restart the port next to ours, which --dev would take, may be somebody's.
+                env={**os.environ, "WSBROKER_API_LISTEN": "127.0.0.1:0"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         self.pid = self._process.pid
         os.sched_setaffinity(self.pid, self._cpus)  # before it has children: they inherit it
@@ -131,8 +143,9 @@ class Server:
         while select.select([fd], [], [], START_SECONDS)[0]:
             data = os.read(fd, 4096)
             said += data
-            found = _ADDRESS.search(said)
-            if found:
+            found, api = _ADDRESS.search(said), _API.search(said)
+            if found and api:
+                self.api_key, self.api = api[1].decode(), (api[2].decode(), int(api[3]))
                 return found[1].decode(), int(found[2])
             if not data:
                 break
@@ -211,7 +224,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Of those that live: what a child used that has ended is not in it."""
-        return sum(map(_cpu_seconds, self.pids()))
+        return sum(map(cpu_seconds_of, self.pids()))
 
     def waited_seconds(self) -> float:
         """How long it was ready to run and another process had its CPU: what other work on this machine did to it, and,
@@ -254,7 +267,8 @@ def _rss_bytes(pid: int) -> int:
     raise BenchError("the broker has no memory: it died")
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds_of(pid: int) -> float:
+    """User and system, in steps of 10 ms (proc(5), stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -17,8 +17,13 @@ class Access:
     """`on_refused` is told of each key that is none of ours."""
 
     def __init__(self, api: Api, on_refused: Callable[[], None] = lambda: None) -> None:
-        self._keys = Keys(api.keys)
+        self._keys = Keys({})
         self._on_refused = on_refused
+        self.reload(api)
+
+    def reload(self, api: Api) -> None:
+        """Other keys and hosts, for every request whose head has not been looked at."""
+        self._keys = Keys(api.keys, before=self._keys)
         hosts = [host.lower() for host in api.hosts]
         if not hosts and is_loopback(parse_listen(api.listen)[0]):
             hosts = sorted(LOOPBACK_NAMES)

@@ -131,7 +131,9 @@ def session_routes(directory: Directory) -> list[Any]:
         limit: SessionLimit = DEFAULT_SESSIONS,
     ) -> Sessions:
         _key(request, "admin")
-        return Sessions(await directory.sessions(user=user, most=limit))
+        # One more tells whether there are more.
+        found = await directory.sessions(user=user, most=limit + 1)
+        return Sessions(found[:limit], len(found) > limit)
 
     @get(
         "/v1/sessions/{session:str}",
@@ -249,6 +251,8 @@ def _as_problem(error: Exception) -> Problem:
         return Problem("bad_field", _fields(error))
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return Problem("too_large")
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return Problem("bad_json", "the body is nested too deeply")
     if isinstance(error, HTTPException) and error.status_code == HTTPStatus.BAD_REQUEST:
         return Problem("bad_json")
     _raise(error)

@@ -105,7 +105,10 @@ class SessionInfo(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sessions(msgspec.Struct, frozen=True, gc=False):
+    """`truncated` says that there are more than were asked for."""
+
     sessions: list[SessionInfo]
+    truncated: bool
 
 
 class Disconnected(msgspec.Struct, frozen=True, gc=False):

@@ -190,6 +190,11 @@ class ApiConnection(HttpToolsProtocol):
             self._over = True
             self.transport.close()
 
+    def only_one(self, seconds: float) -> None:
+        """Ends after its first answer; without a request after so many seconds. Before anything has come."""
+        self._last = True
+        self.due = self.loop.time() + seconds
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
         super().connection_lost(exc)

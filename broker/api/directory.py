@@ -12,7 +12,7 @@ class Directory(Protocol):
         """How many sessions were ended."""
 
     async def sessions(self, session: str | None = None, user: str | None = None, most: int = 100) -> list[SessionInfo]:
-        """The session of this id, or those of this user."""
+        """The session of this id, those of this user, or everybody's; `most` of them."""
 
     async def channels(self, prefix: str = "") -> dict[str, int]:
         """Channel to receiving subscriptions."""

@@ -24,6 +24,7 @@ _PAYLOAD_CODES = (
     "rate_limited",
     "internal_error",
     "engine_unavailable",
+    "overloaded",
     "outcome_unknown",
 )
 

@@ -88,6 +88,9 @@ class Front:
             elif method == "POST" and path.startswith(_CHANNELS) and path.endswith(_MESSAGES):
                 key.need("publish")
                 body = await self._publish_body(scope, path[len(_CHANNELS) : -len(_MESSAGES)], headers, receive)
+            elif not path.startswith("/v1/"):
+                # The framework has pages of its own for its document, whose scripts come from somewhere else.
+                raise Problem("not_found")
             else:
                 scope["path"] = path
                 scope["key"] = key

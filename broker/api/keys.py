@@ -42,10 +42,11 @@ class Bucket:
 
 
 class Key:
-    """One key, as far as it has a name: nothing here is secret."""
+    """One key, as far as it has a name: nothing here is secret, its hash is no way back."""
 
     def __init__(self, name: str, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
+        self.settings = key
         self.scopes = frozenset(key.scopes)
         # A key has no user: a pattern with the user's id in it matches nothing, and never any segment.
         self._patterns = PatternTable({one: True for one in key.channels if SUB not in one.split(".")})
@@ -76,8 +77,17 @@ class Key:
 
 
 class Keys:
-    def __init__(self, keys: Mapping[str, ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
-        self._keys = [(bytes.fromhex(key.sha256), Key(name, key, clock)) for name, key in keys.items()]
+    """`before`: those that hold until now; what is the same in both goes on with its bucket as full as it is."""
+
+    def __init__(
+        self, keys: Mapping[str, ApiKey], clock: Callable[[], float] = time.monotonic, before: "Keys | None" = None
+    ) -> None:
+        self._configured = dict(keys)
+        known = {} if before is None else {key.name: key for _, key in before._keys}
+        self._keys: list[tuple[bytes, Key]] = []
+        for name, key in keys.items():
+            same = before is not None and before._configured.get(name) == key
+            self._keys.append((bytes.fromhex(key.sha256), known[name] if same else Key(name, key, clock)))
 
     def find(self, presented: bytes) -> Key | None:
         digest = hashlib.sha256(presented).digest()

@@ -45,7 +45,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "internal_error": (500, ERRORS["internal_error"]),
     "engine_unavailable": (503, ERRORS["engine_unavailable"]),
     "outcome_unknown": (504, "nobody knows whether it was done; the same message_id makes it safe to repeat"),
-    "overloaded": (503, "too many connections; try again later"),
+    "overloaded": (503, "too much at once; try again later"),
 }
 
 TYPE = b"application/problem+json"

@@ -2,10 +2,13 @@
 
 The hot path of the API: a body is decoded once by msgspec, `data` stays as the bytes that came, and an answer is one
 encoding. Messages of a batch are handed to the engine in their order, all before the first receipt is waited for.
+
+An engine elsewhere may be slower than back ends are: it takes publishes first come, first served, as its credit lets
+them, and no more than `api.max_waiting_publishes` wait for that. Whoever comes then is told so, with nothing published.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn
 
 import msgspec
@@ -31,11 +34,17 @@ Outcome = Published | Failed
 
 
 class Publishing:
-    def __init__(self, node: Node, config: Config) -> None:
+    """`on_crowded` is told of each request that is refused because too many messages wait."""
+
+    def __init__(self, node: Node, config: Config, on_crowded: Callable[[], None] = lambda: None) -> None:
         self._node = node
         self._names = NameRule(config.server.extra_channel_characters)
         self._max_message_bytes = config.limits.max_message_bytes
         self._max_messages = config.api.max_batch_messages
+        self._max_waiting = config.api.max_waiting_publishes
+        # Messages of the requests under way that have no receipt yet.
+        self._waiting = 0
+        self._on_crowded = on_crowded
 
     def channel(self, name: str) -> Channel:
         """Raises Problem."""
@@ -53,13 +62,25 @@ class Publishing:
         asked = _read(body)
         if type(asked) is Publish and asked.channel is not None and asked.channels is None:
             _check_shape(asked)
+            self._check_room()
             key.spend(1)
             return _encode(await self._publish_one(key, asked.channel, asked))
         messages = list(_flat(asked))
         if len(messages) > self._max_messages:
             raise Problem("too_large", f"more than {self._max_messages} messages in one request")
+        self._check_room()
         key.spend(len(messages))
-        return _encode(Results(await self._publish_all(key, messages)))
+        self._waiting += len(messages)
+        try:
+            return _encode(Results(await self._publish_all(key, messages)))
+        finally:
+            self._waiting -= len(messages)
+
+    def _check_room(self) -> None:
+        """Raises Problem. A batch needs no more room than a message, or messages that keep coming would starve it."""
+        if self._waiting >= self._max_waiting:
+            self._on_crowded()
+            raise Problem("overloaded", "too many publishes wait for the engine; nothing of this one was published")
 
     async def _publish_one(self, key: Key, name: str, message: Publish) -> Published:
         key.need_channel(name)
@@ -72,10 +93,17 @@ class Publishing:
         try:
             receipt = self._node.publish(channel, kind, payload, _extra(message_id), message_id=message_id)
             if not isinstance(receipt, Receipt):
-                receipt = await receipt
+                receipt = await self._waited(receipt)
         except (PayloadError, EngineError) as error:
             raise problem_of(error) from None
         return Published(name, receipt.position, receipt.subscriptions)
+
+    async def _waited(self, receipt: Awaitable[Receipt]) -> Receipt:
+        self._waiting += 1
+        try:
+            return await receipt
+        finally:
+            self._waiting -= 1
 
     async def _publish_all(self, key: Key, messages: list[tuple[str, Publish]]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -144,6 +172,7 @@ class Publishing:
                 payload.decode()
             except UnicodeDecodeError:
                 raise Problem("bad_payload", "the body is not UTF-8") from None
+        self._check_room()
         key.spend(1)
         return _encode(await self._publish(channel, name, kind, payload, message_id))
 

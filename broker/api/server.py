@@ -6,7 +6,7 @@ parsers that uvicorn knows httptools was taken: h11 is pure Python, and llhttp i
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import cast
 
@@ -19,6 +19,8 @@ from broker.config.schema import Config
 
 # How often connections are looked at that have taken too long, and the Date header is renewed.
 LOOK_SECONDS = 1.0
+# What a connection that was taken at the very end has to begin its request: it has waited, and most have sent it.
+LAST_SECONDS = 0.5
 
 
 class ApiServer:
@@ -48,6 +50,7 @@ class ApiServer:
         self._make = make(settings, self._state, self._bounds, on_refused)
         self._server: asyncio.Server | None = None
         self._looking: asyncio.TimerHandle | None = None
+        self._taking: list[asyncio.Task[None]] = []
 
     async def start(self, listener: socket.socket) -> None:
         """Accepts, from a listener that is the caller's to close."""
@@ -68,18 +71,31 @@ class ApiServer:
         for connection in list(self.connections):
             connection.look(now)
 
-    def let_go(self) -> None:
-        """Accepts no more; requests under way are finished, connections without one are closed."""
+    def let_go(self, waiting: Iterable[socket.socket] = ()) -> None:
+        """Accepts no more; requests under way are finished, connections without one are closed. `waiting` are taken
+        all the same, for one request each.
+        """
         if self._server is not None:
             self._server.close()
             self._server = None
         for connection in list(self.connections):
             connection.shutdown()
+        loop = asyncio.get_running_loop()
+        self._taking += [loop.create_task(self._take(one)) for one in waiting]
+
+    async def _take(self, client: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(self._make_last, client)
+
+    def _make_last(self) -> ApiConnection:
+        connection: ApiConnection = self._make()
+        connection.only_one(LAST_SECONDS)
+        return connection
 
     async def stop(self, hasten: asyncio.Event) -> None:
         """After `let_go`. No longer than requests may take, or until `hasten`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._bounds.request_seconds
+        await asyncio.gather(*self._taking, return_exceptions=True)  # some of whom may have gone
         # As the worker waits for its own connections: some looks at the end of a process.
         while self.connections and not hasten.is_set() and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 
 from broker.api.access import Access
 from broker.api.application import application
@@ -29,6 +31,7 @@ class Tally:
             429: places["n_api_rate_limited"],
         }
         self._keys = places["n_api_unknown_keys"]
+        self._crowded = places["n_api_crowded"]
 
     def answered(self, status: int) -> None:
         place = self._by_status.get(status)
@@ -39,18 +42,24 @@ class Tally:
     def unknown_key(self) -> None:
         self._counters[self._keys] += 1
 
+    def crowded(self) -> None:
+        self._counters[self._crowded] += 1
+
 
 class Api:
     """Inside a running loop. `start` once the worker accepts, `let_go` when its drain begins, then `stop`."""
 
     def __init__(self, config: Config, listener: socket.socket, node: Node, directory: Directory, tally: Tally) -> None:
         self._listener = listener
-        publishing = Publishing(node, config)
+        self._listener.setblocking(False)  # one that was passed may be anything
+        self._backlog = config.limits.listen_backlog
+        publishing = self._publishing = Publishing(node, config, tally.crowded)
         reading = Reading(node, publishing, directory)
         names = NameRule(config.server.extra_channel_characters)
         app, document = application(reading, directory, names, config.api.max_body_bytes)
+        self._access = Access(config.api, tally.unknown_key)
         front = Front(
-            Access(config.api, tally.unknown_key),
+            self._access,
             publishing,
             app,  # type: ignore[arg-type]  # Litestar's ASGI types name every message
             document,
@@ -62,9 +71,21 @@ class Api:
     async def start(self) -> None:
         await self._server.start(self._listener)
 
-    def let_go(self) -> None:
-        self._server.let_go()
+    def reload(self, config: Config) -> None:
+        """What of `config.api` broker.config.reload lists as NOW."""
+        self._access.reload(config.api)
+
+    def let_go(self, take: bool) -> None:
+        """`take`: nobody else serves what waits in the listener, and whoever closes it last resets that."""
+        self._server.let_go(self._waiting() if take else ())
         self._listener.close()
+
+    def _waiting(self) -> Iterator[socket.socket]:
+        with suppress(OSError):  # none is left, or there is no room for it
+            for _ in range(self._backlog):
+                client, _ = self._listener.accept()
+                client.setblocking(False)
+                yield client
 
     async def stop(self, hasten: asyncio.Event) -> None:
         await self._server.stop(hasten)

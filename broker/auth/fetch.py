@@ -17,7 +17,8 @@ from broker.config.values import is_loopback
 # An idle connection is kept for the next question so long; nginx closes its end after 75 s.
 KEEP_ALIVE_SECONDS = 30.0
 
-# They would log each URL at INFO, and at DEBUG the headers of each answer, whose Set-Cookie is somebody's session.
+# httpx would log each URL at INFO, a line for each connect; httpcore at DEBUG (`serve --verbose`) the headers of each
+# answer, and a site's Set-Cookie is a session.
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 

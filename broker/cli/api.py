@@ -122,7 +122,8 @@ class Api:
             body = None
         if answer.is_success and body is not None:
             return body
-        if not isinstance(body, dict):
+        # Every problem of the API has a word; those of its neighbour, the port for pages, have none.
+        if not isinstance(body, dict) or not isinstance(body.get("code"), str):
             # A proxy that cannot reach its broker was reached: whether the broker was is anybody's guess.
             said = f", on to {cell(answer.headers['location'])}" if "location" in answer.headers else ""
             raise ApiError(
@@ -132,7 +133,6 @@ class Api:
                 certain=answer.status_code < 500,
                 retry_after=_seconds(answer.headers.get("retry-after")),
             )
-        code = body.get("code")
         detail = body.get("detail") or body.get("title") or "no reason given"
         line = f"{where}: {cell(str(detail))}"
         if answer.status_code == 401:
@@ -142,9 +142,9 @@ class Api:
         raise ApiError(
             line,
             status=answer.status_code,
-            code=code if isinstance(code, str) else "",
+            code=body["code"],
             # What became of it is told by its own word; everything else says that nothing was done.
-            certain=code != "outcome_unknown" and (answer.status_code < 500 or answer.status_code == 503),
+            certain=body["code"] != "outcome_unknown" and (answer.status_code < 500 or answer.status_code == 503),
             retry_after=_seconds(answer.headers.get("retry-after")),
         )
 

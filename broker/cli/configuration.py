@@ -28,6 +28,7 @@ _FLAGS = {
     "server.listen": "--listen",
     "server.workers": "--workers",
     "server.origins": "--origin",
+    "api.listen": "--api-listen",
     "api.keys.dev": "--dev",
 }
 
@@ -100,6 +101,11 @@ _OPTIONS = (
     click.option("--dev", is_flag=True, help="Everybody on this machine may subscribe and publish; demo page at /."),
     click.option("--listen", metavar="HOST:PORT", help="Where WebSockets are accepted. [default: 127.0.0.1:8000]"),
     click.option(
+        "--api-listen",
+        metavar="HOST:PORT",
+        help="Where back ends publish. [default: 127.0.0.1:8001; with --dev the port after that of --listen]",
+    ),
+    click.option(
         "--workers",
         metavar="N|auto",
         callback=_workers,
@@ -137,6 +143,7 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
         *,
         dev: bool,
         listen: str | None,
+        api_listen: str | None,
         workers: int | str | None,
         history_count: int | None,
         origins: tuple[str, ...],
@@ -148,6 +155,8 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
             overrides["server.dev"] = True
         if listen is not None:
             overrides["server.listen"] = listen
+        if api_listen is not None:
+            overrides["api.listen"] = api_listen
         if workers is not None:
             overrides["server.workers"] = workers
         if origins:

@@ -1,8 +1,8 @@
 """The API key of one run of `serve --dev`: made at start, gone at the end, found by the commands of the same user.
 
 The broker's configuration gets its hash. The text stands in the line that the start prints and in a private file, in
-`$XDG_RUNTIME_DIR/ws-broker/` or `/tmp/ws-broker-<uid>/`. The file is locked as long as its broker lives: one that
-nobody locks was left behind by a broker that was killed, and is passed over by commands and removed by the next start.
+`$XDG_RUNTIME_DIR/ws-broker/` or `ws-broker-<uid>/` in `$TMPDIR` or /tmp. The file is locked while its broker lives: one
+that nobody locks was left by a broker that was killed; commands pass over it, the next start removes it.
 Never made without `server.dev`.
 """
 
@@ -85,13 +85,10 @@ def announced(
     """Lets the commands find the broker that listens on `address`, its API on `api_address`, while the context lasts.
     Gives lines for people.
     """
-    if api_address is None:
+    if NAME not in config.api.keys or api_address is None:
         yield []
         return
     api_url = f"http://{_reachable(*api_address[:2])}"
-    if NAME not in config.api.keys:
-        yield [f"the HTTP API: {api_url}"]
-        return
     with key.held(api_url, f"ws://{_reachable(*address[:2])}/ws") as found:
         lines = [
             "publish from a shell, with the key of this run:",
@@ -121,7 +118,8 @@ def folders() -> list[Path]:
     """Where the file may be, the best place first. /tmp as well: `su` and `sudo` leave a session without its own."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     found = [Path(runtime) / "ws-broker"] if os.path.isabs(runtime) else []
-    return [*found, Path(f"/tmp/ws-broker-{os.getuid()}")]
+    temporary = os.environ.get("TMPDIR", "")
+    return [*found, Path(temporary if os.path.isabs(temporary) else "/tmp") / f"ws-broker-{os.getuid()}"]
 
 
 def living() -> list[DevBroker]:

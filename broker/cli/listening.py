@@ -7,6 +7,7 @@ well-kept client that speaks asyncio and is typed; aiohttp's would bring a whole
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 30.0
 _NOW_SECONDS = 0.25
 _OPEN_SECONDS = 10.0
+# Between two looks at the token's file, in the last minute before the old one expires (auth.expiring_seconds).
+_LOOK_SECONDS = 1.0
 # Above any limits.max_message_bytes that makes sense; without a bound a wrong server could fill the memory.
 _MOST_EVENT_BYTES = 64 << 20
 _PASSING = frozenset({"engine_unavailable", "rate_limited", "overloaded", "internal_error"})
@@ -96,6 +99,8 @@ class Listener:
         self._decode = msgspec.json.Decoder(Event).decode
         self._failures = 0
         self._been_there = False
+        # Channels that were heard before; a token may give others later.
+        self._heard: set[str] = set()
         self._token: str | None = None
 
     async def run(self) -> None:
@@ -111,15 +116,22 @@ class Listener:
             await self._wait(pause)
 
     async def _once(self) -> None:
-        self._token = self._door.token()
+        self._token = self._door.renewed() or self._token or self._door.token()
         connection = await self._connect()
+        renewing = None
         try:
             await connection.send(self._subscribe(), text=True)
-            while not await self._take(connection, await connection.recv(decode=False)):
-                pass
+            while True:
+                event, frame = self._read(await connection.recv(decode=False))
+                if event.type == "expiring" and self._door.token_file is not None:
+                    renewing = asyncio.ensure_future(self._renew(connection))
+                elif self._take(event, frame):
+                    return
         except ConnectionClosed as error:
             raise _why_closed(error) from None
         finally:
+            if renewing is not None:
+                renewing.cancel()
             await connection.close()
 
     async def _connect(self) -> ClientConnection:
@@ -164,12 +176,14 @@ class Listener:
             items.append(item)
         return msgspec.json.encode({"type": "subscribe", "channel": items, "id": "subscribe"})
 
-    async def _take(self, connection: ClientConnection, frame: bytes) -> bool:
-        """True = on_event has had enough."""
+    def _read(self, frame: bytes) -> tuple[Event, bytes]:
         try:
-            event = self._decode(frame)
+            return self._decode(frame), frame
         except msgspec.MsgspecError:
             raise GiveUpError(f"{self._door.url}: says what is no event of {FORMAT}; is it a broker?") from None
+
+    def _take(self, event: Event, frame: bytes) -> bool:
+        """True = on_event has had enough."""
         if event.type in ("message", "gap", "join", "leave"):
             enough = self._on_event(event, frame)
             if event.position is not None and event.channel is not None:
@@ -179,8 +193,6 @@ class Listener:
             self._subscribed(event)
         elif event.type == "unsubscribed":
             self._unsubscribed(event)
-        elif event.type == "expiring":
-            await self._refresh(connection)
         elif event.type == "error":
             self._error(event)
         return False
@@ -193,12 +205,14 @@ class Listener:
                 name = self._channels[entry["index"]] if name is None and entry["index"] < len(self._channels) else name
                 line = f"{self._door.url}: {cell(str(name))}: {cell(str(error.get('message')))}"
                 raise _AgainError(line) if error.get("code") in _PASSING else GiveUpError(line)
-            if entry.get("recovered") is False and (self._been_there or self._wanted.since is not None):
+            if entry.get("recovered") is False and (name in self._heard or self._wanted.since is not None):
                 self._say(f"{cell(str(name))}: not everything since then is kept; messages are missing here")
-            elif "recovered" not in entry and self._been_there:
+            elif "recovered" not in entry and name in self._heard:
                 self._say(f"{cell(str(name))}: keeps no history; what was published meanwhile is missing here")
-            if name is not None and entry.get("position") is not None:
-                self._positions[name] = entry["position"]
+            if name is not None:
+                self._heard.add(name)
+                if entry.get("position") is not None:
+                    self._positions[name] = entry["position"]
         self._been_there = True
         self._failures = 0
 
@@ -209,11 +223,12 @@ class Listener:
             raise GiveUpError(f"{self._door.url}: the broker has ended the subscription")
         self._say(f"the broker has ended the subscription of {cell(', '.join(map(str, gone)))}")
 
-    async def _refresh(self, connection: ClientConnection) -> None:
-        """With the token that stands in the file by now, if it is another one."""
-        token = self._door.token()
-        if token is not None and token != self._token:
-            self._token = token
+    async def _renew(self, connection: ClientConnection) -> None:
+        """As soon as another token stands in the file: whoever writes it does so at a time of their own."""
+        while (token := self._door.renewed()) in (None, self._token):
+            await self._wait(_LOOK_SECONDS)
+        self._token = token
+        with suppress(ConnectionClosed):
             await connection.send(msgspec.json.encode({"type": "refresh", "token": token, "id": "refresh"}), text=True)
 
     def _error(self, event: Event) -> None:

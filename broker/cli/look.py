@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from broker import __version__
-from broker.cli.ends import EXIT_NOTHING_FOUND, check_system, end
+from broker.cli.ends import EXIT_CANNOT_RUN, EXIT_NOTHING_FOUND, check_system, end, say
 from broker.cli.output import cell, put, table
 from broker.cli.target import api_options, find_api
+
+# The API gives no more at once (its `limit`).
+MOST_SESSIONS = 1000
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One line of JSON each, for scripts.")
 
@@ -42,36 +45,48 @@ def channels(prefix: str, as_json: bool, api_url: str | None, api_key_file: Path
 
 @click.command()
 @click.argument("session", required=False)
-@click.option("--user", metavar="USER", help="All sessions of this user.")
+@click.option("--user", metavar="USER", help="Only those of this user.")
+@click.option(
+    "--most",
+    type=click.IntRange(1, MOST_SESSIONS),
+    default=100,
+    metavar="N",
+    help=f"At most N, up to {MOST_SESSIONS}. [default: 100]",
+)
 @_JSON
 @api_options
 def sessions(
-    session: str | None, user: str | None, as_json: bool, api_url: str | None, api_key_file: Path | None
+    session: str | None, user: str | None, most: int, as_json: bool, api_url: str | None, api_key_file: Path | None
 ) -> None:
-    """List the sessions of a user, or show the one of this id.
+    """List who is connected: everybody, one user, or the session of this id.
 
-    Ends with 3 if there is none. Needs an API key with the scope admin.
+    Ends with 3 if there is none, and says so if there are more than N. Needs an API key with the scope admin.
 
     \b
     Examples:
+      ws-broker sessions
       ws-broker sessions --user ann
       ws-broker sessions --user ann --json | jq -r .session
     """
-    if (session is None) == (user is None):
-        raise click.UsageError("give a session's id, or --user")
+    if session is not None and user is not None:
+        raise click.UsageError("give a session's id or --user, not both")
     from broker.cli.api import Api, ApiError, segment
 
     with Api(find_api(api_url, api_key_file)) as api:
         try:
             if session is None:
-                found = _list(api.call("GET", "/v1/sessions", params={"user": user or ""}), "sessions")
+                params = {"limit": str(most)} if user is None else {"limit": str(most), "user": user}
+                answer = api.call("GET", "/v1/sessions", params=params)
             else:
-                found = [api.call("GET", f"/v1/sessions/{segment(session)}")]
+                answer = {"sessions": [api.call("GET", f"/v1/sessions/{segment(session)}")]}
         except ApiError as error:
-            end(error.line, EXIT_NOTHING_FOUND if error.code == _NOT_FOUND else 1)
+            end(error.line, EXIT_NOTHING_FOUND if error.code == _NOT_FOUND else EXIT_CANNOT_RUN)
+    found = _list(answer, "sessions")
     if not found:
-        end(f"the user {cell(user or '')} has no session", EXIT_NOTHING_FOUND)
+        end("nobody is connected" if user is None else f"the user {cell(user)} has no session", EXIT_NOTHING_FOUND)
     _print(found, as_json, ("session", "user", "address", "format", "channels"))
+    if answer.get("truncated"):
+        say(f"there are more than these {len(found)}; --most N shows up to {MOST_SESSIONS}, --user those of one user")
 
 
 @click.command()
@@ -103,7 +118,7 @@ def disconnect(
             else:
                 answer = api.call("DELETE", f"/v1/sessions/{segment(session)}")
         except ApiError as error:
-            end(error.line, EXIT_NOTHING_FOUND if error.code == _NOT_FOUND else 1)
+            end(error.line, EXIT_NOTHING_FOUND if error.code == _NOT_FOUND else EXIT_CANNOT_RUN)
     count = answer.get("disconnected", 0) if isinstance(answer, dict) else 0
     if not count:
         end("there is no such session" if user is None else f"the user {cell(user)} has no session", EXIT_NOTHING_FOUND)

@@ -66,7 +66,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
     with announced(config, dev_key, address, None if api is None else api.getsockname()) as lines:
 
         def announce() -> None:
-            _announce(config, address, lines)
+            _announce(config, address, None if api is None else api.getsockname(), lines)
 
         if workers == 1:
             alone(config, read_again, clients, notifier, announce, api=api)
@@ -76,14 +76,20 @@ def _serve(asked: Asked, verbose: bool) -> None:
         end(why)
 
 
-def _announce(config: Config, address: tuple[str, int], more: list[str]) -> None:
-    host, port = address[:2]
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _announce(config: Config, address: tuple[str, int], api: tuple[str, int] | None, more: list[str]) -> None:
+    where = _host_port(address)
     if config.server.dev:
         click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
         click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
     else:
         click.echo(f"ws-broker {__version__} serves ws://{where}/ws")
+        if api is not None:
+            click.echo(f"back ends: http://{_host_port(api)}/v1/publish (keys: {', '.join(config.api.keys)})")
     for line in more:
         click.echo(line)
     sys.stdout.flush()
+
+
+def _host_port(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

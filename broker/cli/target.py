@@ -37,16 +37,28 @@ class Target(NamedTuple):
 
 
 class Door(NamedTuple):
-    """Where the WebSocket is. `token_file` is read again for each connection: whoever renews it is heard."""
+    """Where the WebSocket is. Whoever renews `token_file` is heard: see `renewed`."""
 
     url: str
     token_file: Path | None
 
     def token(self) -> str | None:
+        """Ends the command if it cannot be right."""
         if self.token_file is not None:
             return _bearer(read_secret(self.token_file, "--token-file").decode("latin-1"), "--token-file")
         token = os.environ.get("WSBROKER_TOKEN", "")
         return _bearer(token, "WSBROKER_TOKEN") if token else None
+
+    def renewed(self) -> str | None:
+        """What stands in the file by now. None: no file, or none that can be used at this moment: a shell that writes
+        it (`> FILE`) empties it first.
+        """
+        try:
+            content = b"" if self.token_file is None else self.token_file.read_bytes()
+        except OSError:
+            return None
+        token = content.decode("latin-1").rstrip("\r\n")
+        return token if _BEARER.fullmatch(token) else None
 
 
 def api_options(command: Command) -> Command:

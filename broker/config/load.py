@@ -15,10 +15,10 @@ import msgspec
 
 from broker.config.environment import read_environment, strangers
 from broker.config.errors import ConfigError
-from broker.config.schema import Api, Config, Server, Workers
+from broker.config.schema import Config, Server, Workers
 from broker.config.sources import DEV, NAMED, Layers, Path, Source, dotted
 from broker.config.validate import Check, Fault, contradictions
-from broker.config.values import is_loopback, parse_listen
+from broker.config.values import next_to
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
 _DEV: dict[Path, object] = {
@@ -146,7 +146,7 @@ class _Loading:
         if isinstance(server, dict) and server.get("dev") is True:
             for path, value in _DEV.items():
                 self._layers.lay_unless_set(path, value, DEV)
-            self._layers.lay_unless_set(("api", "listen"), _next_to(server.get("listen", Server().listen)), DEV)
+            self._layers.lay_unless_set(("api", "listen"), next_to(server.get("listen", Server().listen)), DEV)
 
     def _keep_history(self, count: int) -> None:
         channels = self._layers.tree.get("channels", {})
@@ -210,20 +210,6 @@ def _beside(folder: FilePath, tables: dict[str, Any]) -> dict[str, Any]:
             if isinstance(one, dict) and isinstance(one.get(path[-1]), str) and one[path[-1]]:
                 one[path[-1]] = str(folder / one[path[-1]])
     return tables
-
-
-def _next_to(listen: object) -> str:
-    """The API's address of a broker in development: the next port, so that a second broker with another `listen` needs
-    nothing more. Port 0 stays 0.
-    """
-    try:
-        host, port = parse_listen(str(listen))
-    except ValueError:
-        return Api().listen  # `listen` itself is reported
-    if not is_loopback(host):
-        host = "127.0.0.1"  # whoever opens the WebSocket to a network has not said so of the API
-    next_port = port + 1 if 0 < port < 65535 else 0
-    return f"[{host}]:{next_port}" if ":" in host else f"{host}:{next_port}"
 
 
 def _read(path: FilePath) -> dict[str, Any]:

@@ -58,6 +58,7 @@ WORKERS = (
     | _keys("limits", "messages_per_second message_burst bytes_per_second byte_burst upgrades_per_second upgrade_burst")
     | _keys("limits", "max_connections_total max_connections_per_address blocked_after_refusals_per_minute")
     | _keys("api", "max_body_bytes max_batch_messages request_seconds keep_alive_seconds max_connections")
+    | _keys("api", "max_waiting_publishes")
     | _keys("auth", "allow_tokens_in_urls_that_get_logged")
     | _keys(
         "channels", "messages_per_second payload queue history_count history_seconds history_bytes presence raw_gap"

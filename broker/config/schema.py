@@ -244,6 +244,9 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_seconds: Seconds = 75.0
     # Connections of one worker; a back end's pool of 100, ten times.
     max_connections: Annotated[int, Meta(ge=1, le=2**16)] = 1024
+    # Messages of one worker's API that wait for the engine (credit, acknowledgement); with this many, publishes are
+    # answered 503. 128 MiB if each is as large as it may be. NATS JetStream's clients: 4000 publishes under way.
+    max_waiting_publishes: Annotated[int, Meta(ge=1, le=2**20)] = 2048
     # By name, which the log and the errors show instead of the key.
     keys: dict[str, ApiKey] = {}
 

@@ -53,6 +53,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def next_to(listen: object) -> str:
+    """The API's address of a broker in development: the next port, so that a second broker with another `listen` needs
+    nothing more. Port 0 stays 0.
+    """
+    try:
+        host, port = parse_listen(str(listen))
+    except ValueError:
+        return ""  # `listen` itself is reported
+    if not is_loopback(host):
+        host = "127.0.0.1"  # whoever opens the WebSocket to a network has not said so of the API
+    next_port = port + 1 if 0 < port < 65535 else 0
+    return f"[{host}]:{next_port}" if ":" in host else f"{host}:{next_port}"
+
+
 def parse_origin(text: str) -> tuple[str, str, int | None]:
     """An origin → (scheme, host, port), lower-cased, the port filled in for http and https."""
     match = _ORIGIN.fullmatch(text.lower())

@@ -77,6 +77,11 @@ class Gatekeeper:
         self._origins = origins
         self._auth = auth
 
+    def use(self, tokens: Tokens | None, hook: Hook | None) -> None:
+        """Others to ask, from now on."""
+        self.tokens = tokens
+        self.hook = hook
+
     @property
     def takes_tokens(self) -> bool:
         return self.tokens is not None

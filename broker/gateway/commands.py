@@ -4,6 +4,7 @@ The gateway runs one at a time for each connection. A command that cannot be car
 event; only what breaks the format itself (a binary frame) closes the connection.
 """
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -83,7 +84,7 @@ class Commands:
             elif type(command) is Authenticate or type(command) is Refresh:
                 await self._identifying.run(conn, session, command)
             elif type(command) is Presence:
-                present = self._presence(conn, command)
+                present = self._presence(conn, session, command)
                 if not isinstance(present, Present):
                     present = await present
                 self._reactor.send(
@@ -108,7 +109,9 @@ class Commands:
         extra = session.sender
         if command.message_id is not None:
             extra += b',"id":' + msgspec.json.encode(command.message_id)
-        return self._node.publish(channel, kind, payload, extra, conn, command.echo, command.message_id)
+        return self._node.publish(
+            channel, kind, payload, extra, conn, command.echo, _own_id(session, command.message_id)
+        )
 
     def _within_rate(self, session: Session, channel: Channel) -> bool:
         """A token bucket that holds one second's messages, and one at least."""
@@ -164,14 +167,18 @@ class Commands:
             conn, events.history(command.channel, messages, found.position, recovered, found.more, command.id)
         )
 
-    def _presence(self, conn: int, command: Presence) -> Present | Awaitable[Present]:
-        """Only subscribers learn who is there, or whether that can be asked at all."""
+    def _presence(self, conn: int, session: Session, command: Presence) -> Present | Awaitable[Present]:
+        """Only subscribers who may hear it learn who is there, or whether that can be asked at all."""
         try:
             name = check_name(command.channel, self._rules)
         except OfferError as error:
             raise CommandError(error.word, error.text) from None
         if name.encode() not in self._reactor.subscriptions(conn):
             raise CommandError("not_subscribed")
+        # Whoever subscribed to publish only need not have the right to hear.
+        word = self._permissions.subscribe(session.identity, name)
+        if word is not None and name not in session.given:
+            raise CommandError(word)
         channel = self._node.channel(name)
         if not channel.presence:
             raise CommandError("not_supported", "the channel has no presence")
@@ -259,6 +266,7 @@ class Commands:
         if not self._node.unsubscribe(conn, name):
             return events.ChannelState(name, index, error=events.channel_error("not_subscribed"))
         self._node.exit(name, session.id)
+        session.given -= {name}
         return events.ChannelState(name, index)
 
     def ended(self, session: Session) -> None:
@@ -290,6 +298,16 @@ class Commands:
     def close(self, conn: int, word: str, text: str | None = None) -> None:
         """Closes with the code of that word."""
         self._reactor.close(conn, close_payload(BY_WORD[word], text=text), CAUSE_OF[word])
+
+
+def _own_id(session: Session, message_id: str | None) -> str | None:
+    """A `message_id` as the engine tells it from those of others: nobody takes the place of another user's message, or
+    of a back end's, by guessing its id. By user and not by session, so that it holds over a reconnect.
+    """
+    if message_id is None:
+        return None
+    user = "" if session.user is None else hashlib.blake2b(session.user.encode(), digest_size=16).hexdigest()
+    return f"\0{user}\0{message_id}"
 
 
 def _payload(command: Publish) -> tuple[int, bytes]:

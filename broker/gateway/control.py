@@ -32,7 +32,7 @@ class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
 
 
 class FindSessions(msgspec.Struct, frozen=True, tag="sessions"):
-    """The session of this id, or those of this user, `most` of each worker at the most."""
+    """The session of this id, those of this user, or everybody's: `most` of each worker at the most."""
 
     session: str | None = None
     user: str | None = None
@@ -119,8 +119,10 @@ class Control:
             found = await self._find(None, asked.user)
             return _encode(sum(self._unsubscribe(conn, asked.channels) for conn in found))
         if isinstance(asked, FindSessions):
-            found = await self._find(asked.session, asked.user, everybody=asked.session is None and asked.user is None)
-            return _encode([self._describe(conn) for conn in found[: asked.most]])
+            found = await self._find(
+                asked.session, asked.user, asked.most, everybody=asked.session is asked.user is None
+            )
+            return _encode([self._describe(conn) for conn in found])
         found = await self._find(asked.session, asked.user)
         for conn in found:
             self._end(conn, "disconnected_by_operator")
@@ -164,6 +166,7 @@ class Control:
                 has.add(channel.name)
                 added = True
                 self._node.enter(channel, session.id, session.user, session.info)
+                session.given |= {name}
                 states.append(events.ChannelState(name, index, begun.position))
         if states and session.json:
             self._reactor.send(conn, events.subscribed(states))
@@ -177,6 +180,7 @@ class Control:
                 states.append(events.ChannelState(name, index))
                 if isinstance(known, Session):
                     self._node.exit(name, known.id)
+                    known.given -= {name}
         if states and isinstance(known, Session) and known.json:
             self._reactor.send(conn, events.unsubscribed(states))
         return bool(states)
@@ -188,14 +192,19 @@ class Control:
             return None
         return known
 
-    async def _find(self, session: str | None, user: str | None, *, everybody: bool = False) -> list[int]:
+    async def _find(
+        self, session: str | None, user: str | None, most: int | None = None, *, everybody: bool = False
+    ) -> list[int]:
+        """Looks no further once there are `most`."""
         found: list[int] = []
         for first in range(0, self._reactor.places, PAGE_PLACES):
             found += [
                 conn for conn in self._reactor.ids(first, PAGE_PLACES) if self._is(conn, session, user, everybody)
             ]
+            if most is not None and len(found) >= most:
+                break
             await asyncio.sleep(0)
-        return found
+        return found[:most]
 
     def _is(self, conn: int, session: str | None, user: str | None, everybody: bool) -> bool:
         if self._reactor.state(conn) != "open":

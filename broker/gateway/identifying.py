@@ -46,20 +46,26 @@ class Identifying:
             raise CommandError("not_authenticated", "there is no identity to refresh; use auth", command.id)
         if user is not None and user != identity.user:
             raise CommandError("other_identity", id=command.id)
+        had = session.identity.subs
         session.become(identity)
+        # As at connect: whoever has a token is judged by it. A site's word would outlive it.
+        session.evidence = None
         self._reactor.send(conn, events.known(identity.user, command.id))
-        self._take_away(conn, session)
+        self._take_away(conn, session, had)
         if user is None:
             self._introduce(conn, session)
         await self._give(conn, session, identity)
         self._expiry.watch(conn, session)
 
-    def _take_away(self, conn: int, session: Session) -> None:
+    def _take_away(self, conn: int, session: Session, had: tuple[str, ...]) -> None:
+        """`had`: what the identity of before gave. What the operator has given stays."""
+        keeps = session.given.difference(had).union(self._opening.given(session.identity, ()))
         states: list[events.ChannelState] = []
         for raw in self._reactor.subscriptions(conn):
             name = raw.decode()
-            if name in session.given:
+            if name in session.given and name in keeps:
                 continue
+            session.given -= {name}
             # Whoever subscribed to publish only is asked at each publish.
             word = self._gatekeeper.permissions.subscribe(session.identity, name)
             if word is not None and self._node.unsubscribe(conn, name):

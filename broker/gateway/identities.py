@@ -44,27 +44,29 @@ class Identities:
             if part is not None:
                 await part.stop()
 
-    async def renew(self, config: Config) -> None:
+    async def renew(self, config: Config, use: Callable[["Tokens | None", "Hook | None"], None]) -> None:
         """Takes another configuration, and reads keys and secrets again: a file of the same name may hold another key.
-        Raises ConfigError, and has changed nothing then.
+        `use` is given what counts from now on, before what counted until now is stopped: whoever is asked to stop
+        answers nobody any more. Raises ConfigError, and has changed nothing then.
         """
         from broker.auth.keys import load_keys
 
         keys = load_keys(config.auth)
         hook = self._hook(config) if config.hook.url else None
-        tokens = self.tokens
-        if not config.auth.keys:
-            self.tokens = None
-        elif tokens is None:
-            self.tokens = self._tokens(config)
-            await self.tokens.start()
-        else:
-            await tokens.reload(config.auth, keys)
         if hook is not None:
             await hook.start()
-        old, self.hook = self.hook, hook
+        tokens, new = self.tokens, None
+        if config.auth.keys:
+            if tokens is None:
+                new = self._tokens(config)
+                await new.start()
+            else:
+                new = tokens
+                await tokens.reload(config.auth, keys)
+        old, self.hook, self.tokens = self.hook, hook, new
         self._config = config
+        use(new, hook)
         if old is not None:
             await old.stop()
-        if tokens is not None and self.tokens is None:
+        if tokens is not None and new is None:
             await tokens.stop()

@@ -27,7 +27,7 @@ class Session(msgspec.Struct, gc=False):
     origin: str | None = None
     # Channels whose publishes have a bound, by name: tokens that are left, and when they were counted. Made at need.
     allowances: dict[bytes, tuple[float, float]] | None = None
-    # Channels that the server has subscribed it to: no claim is asked for them.
+    # Channels that a token's subs or the operator have subscribed it to: no claim is asked for them as long as it is.
     given: frozenset[str] = frozenset()
     # Whether the page has been told that this identity ends soon, and the second in which it is looked at (`Expiry`).
     warned: bool = False

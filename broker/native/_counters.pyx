@@ -43,6 +43,7 @@ TABLE = (
     ("n_api_rate_limited", "HTTP API: requests answered 429"),
     ("n_api_timeouts", "HTTP API: requests that were not complete in time, answered 408"),
     ("n_api_failed", "HTTP API: requests answered with a status from 500 on"),
+    ("n_api_crowded", "HTTP API: requests answered 503 because api.max_waiting_publishes messages waited, a part of those that failed"),
     ("n_tokens_verified", "tokens whose signature was checked and that gave an identity"),
     ("n_tokens_cached", "tokens that had been verified before"),
     ("n_tokens_refused", "tokens that gave no identity"),

@@ -10,6 +10,7 @@ from broker import worker
 from broker.config.errors import ConfigError
 from broker.config.reload import changed, in_force
 from broker.config.schema import Config
+from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
 from broker.worker import BEAT_SECONDS, Worker
 
@@ -35,9 +36,13 @@ class _Renewal:
         except ConfigError as error:
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
+        except Exception:
+            log.exception("not reloaded; whoever is connected stays so")
         else:
             for wait in waits:
                 log.warning("%s", wait)
+            if worker.api is None and config.api.keys and config.api.listen:
+                log.warning(API_IS_CLOSED)
             log.info("reloaded; changed: %s", ", ".join(changed(self._config, config)) or "nothing")
             self._config = config
         self._notifier.ready(_STATUS)

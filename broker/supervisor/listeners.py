@@ -14,22 +14,26 @@ from typing import NamedTuple
 from broker.config.schema import Config
 from broker.config.sources import dotted
 from broker.config.validate import exposure
-from broker.config.values import parse_listen
+from broker.config.values import is_loopback, next_to, parse_listen
 from broker.supervisor.notify import PassedSocketError, passed_sockets
 
 log = logging.getLogger(__name__)
 
 # FileDescriptorName= of the socket that the HTTP API is given.
 API_NAME = "api"
+API_IS_CLOSED = "api.keys: there was none at the start, so the port of the HTTP API is not open until a restart"
 
 
 class ListenError(Exception):
     """The address cannot be listened on; the text says why and what to do."""
 
 
-def open_listeners(host: str, port: int, backlog: int, count: int = 1, *, shared: bool = False) -> list[socket.socket]:
+def open_listeners(
+    host: str, port: int, backlog: int, count: int = 1, *, shared: bool = False, flag: str = "--listen"
+) -> list[socket.socket]:
     """`count` listening, non-blocking sockets on one address. Port 0 = one the system chooses, the same for all.
-    A single one that is `shared` between processes needs no SO_REUSEPORT. Raises ListenError.
+    A single one that is `shared` between processes needs no SO_REUSEPORT. `flag` is named as the way to another
+    address. Raises ListenError.
     """
     family, address = _resolve(host, port)
     opened: list[socket.socket] = []
@@ -56,7 +60,7 @@ def open_listeners(host: str, port: int, backlog: int, count: int = 1, *, shared
     except OSError as error:
         for listener in opened:
             listener.close()
-        raise ListenError(_explain(host, port, error)) from None
+        raise ListenError(_explain(host, port, flag, error)) from None
     return opened
 
 
@@ -96,13 +100,28 @@ def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket 
         return None
     if passed:
         log.info("the HTTP API listens on a passed socket, and not on api.listen")
-        return passed[0]
+        listener = passed[0]
+    else:
+        listener = _open_api(config)
+    if listener.family != socket.AF_UNIX and not is_loopback(host := listener.getsockname()[0]):
+        log.warning(
+            "the HTTP API on %s is plain HTTP: whoever is on the way reads the keys; "
+            "let a proxy with TLS stand before it, or keep it on 127.0.0.1",
+            host,
+        )
+    return listener
+
+
+def _open_api(config: Config) -> socket.socket:
     host, port = parse_listen(config.api.listen)
     try:
-        (listener,) = open_listeners(host, port, config.limits.listen_backlog, shared=True)
+        return open_listeners(host, port, config.limits.listen_backlog, shared=True, flag="--api-listen")[0]
     except ListenError as error:
+        if config.server.dev and config.api.listen == next_to(config.server.listen):
+            # Nobody has asked for this port; the start prints whichever it is.
+            log.info("api.listen: %s; the API takes another port", error)
+            return open_listeners(host, 0, config.limits.listen_backlog, shared=True)[0]
         raise ListenError(f"api.listen: {error}") from None
-    return listener
 
 
 def _client_listeners(config: Config, workers: int, listeners: list[socket.socket]) -> list[socket.socket]:
@@ -143,10 +162,12 @@ def _only_ipv6(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def _explain(host: str, port: int, error: OSError) -> str:
+def _explain(host: str, port: int, flag: str, error: OSError) -> str:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port"
+        return (
+            f"{where} is in use; see who holds it with `ss -ltnp 'sport = :{port}'`, or take another port with {flag}"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"
     if error.errno == errno.EACCES:

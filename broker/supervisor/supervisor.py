@@ -18,6 +18,7 @@ from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
 from broker.supervisor.child import ChildSpec
+from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
 from broker.supervisor.page import ENGINE, Page, worker_slot
 from broker.supervisor.processes import Child, CrashLoopError, Keeper, all_over, all_ready, start_child
@@ -193,6 +194,8 @@ class Supervisor:
         else:
             for wait in waits:
                 log.warning("%s", wait)
+            if self._api is None and config.api.keys and config.api.listen:
+                log.warning(API_IS_CLOSED)
             await self._replace(config)
         self._notifier.ready(self._status())
 

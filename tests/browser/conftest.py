@@ -19,6 +19,8 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.process.command import environment
+
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
     "--headless",
@@ -33,7 +35,8 @@ CHROMIUM_FLAGS = [
     "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets",
 ]
 CONFIG = Path(__file__).with_name("broker.toml")
-COMMAND = [sys.executable, "-m", "broker", "serve", "--dev", "--config", str(CONFIG), "--listen"]
+SERVE = [sys.executable, "-m", "broker", "serve", "--dev", "--config", str(CONFIG)]
+COMMAND = [*SERVE, "--api-listen", "127.0.0.1:0", "--listen"]
 STOP_SECONDS = 20.0
 PATIENCE_MS = 15_000
 
@@ -63,7 +66,9 @@ def running_broker(listen: str = "127.0.0.1:0", *flags: str) -> Iterator[Broker]
     """Ready when the command has named its page on standard output; a failed start shows what it said instead."""
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
-        subprocess.Popen([*COMMAND, listen, *flags], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            [*COMMAND, listen, *flags], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()
+        ) as process,
     ):
         try:
             assert process.stdout is not None

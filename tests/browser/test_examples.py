@@ -67,21 +67,21 @@ def served(name: str, folder: Path) -> Iterator[Example]:
 
 def test_visitors_hear_the_feed_and_cannot_speak_in_it(new_page: OpenTab, tmp_path: Path) -> None:
     with served("public-feed", tmp_path) as feed:
-        page = listen(tab(new_page), feed.broker.ws_url, "feed.scores")
+        page = listen(tab(new_page), feed.broker.url, "feed.scores")
         feed.curl("'3:1'", "7")
         assert heard(page, 1) == [7]
         page.evaluate("socket.send('8')")
         assert closed(page) == CANNOT_PUBLISH
-        foreign = listen(tab(new_page, "https://www.example.org/"), feed.broker.ws_url, "feed.scores")
+        foreign = listen(tab(new_page, "https://www.example.org/"), feed.broker.url, "feed.scores")
         assert (closed(foreign), foreign.evaluate("heard")) == (1006, [])
 
 
 def test_two_people_chat_and_a_third_without_a_token_hears_nothing(new_page: OpenTab, tmp_path: Path) -> None:
     with served("chat", tmp_path) as chat:
         offer = ("broker.json.v1", "room.42|last.20")
-        ann = listen(tab(new_page), chat.broker.ws_url, *offer, token=chat.token("ann"))
-        bob = listen(tab(new_page), chat.broker.ws_url, *offer, token=chat.token("bob"))
-        nobody = listen(tab(new_page), chat.broker.ws_url, *offer)
+        ann = listen(tab(new_page), chat.broker.url, *offer, token=chat.token("ann"))
+        bob = listen(tab(new_page), chat.broker.url, *offer, token=chat.token("bob"))
+        nobody = listen(tab(new_page), chat.broker.url, *offer)
         assert [events(page, "hello")[0]["user"] for page in (ann, bob)] == ["ann", "bob"]
         ann.evaluate("""socket.send('{"type": "publish", "channel": "room.42", "data": {"text": "hello"}}')""")
         (said,) = events(bob, "message")
@@ -93,8 +93,8 @@ def test_two_people_chat_and_a_third_without_a_token_hears_nothing(new_page: Ope
 
 def test_a_user_hears_his_own_channel_and_not_that_of_another(new_page: OpenTab, tmp_path: Path) -> None:
     with served("private-channels", tmp_path) as private:
-        ann = listen(tab(new_page), private.broker.ws_url, "user.ann", token=private.token("ann"))
-        bob = listen(tab(new_page), private.broker.ws_url, "user.ann", token=private.token("bob"))
+        ann = listen(tab(new_page), private.broker.url, "user.ann", token=private.token("ann"))
+        bob = listen(tab(new_page), private.broker.url, "user.ann", token=private.token("bob"))
         assert closed(bob) == NOT_PERMITTED
         private.curl("user.ann")
         assert heard(ann, 1) == [{"unread": 3}]
@@ -105,11 +105,11 @@ def test_a_dashboard_begins_with_the_latest_value(new_page: OpenTab, tmp_path: P
     with served("dashboards", tmp_path) as dashboards:
         token = dashboards.token("ann")
         dashboards.curl('{"sold": 7}')
-        page = listen(tab(new_page), dashboards.broker.ws_url, "dashboard.sales.today|last.1", token=token)
+        page = listen(tab(new_page), dashboards.broker.url, "dashboard.sales.today|last.1", token=token)
         assert heard(page, 1) == [{"sold": 7}]
         dashboards.curl("v1/publish")
         assert heard(page, 2)[1] == {"sold": 8}
-        other = listen(tab(new_page), dashboards.broker.ws_url, "dashboard.wages.today", token=token)
+        other = listen(tab(new_page), dashboards.broker.url, "dashboard.wages.today", token=token)
         assert closed(other) == NOT_PERMITTED
 
 
@@ -159,9 +159,9 @@ def test_who_is_logged_in_at_a_django_site_hears_what_is_for_him(new_page: OpenT
             private = Example("private-channels", folder, broker)
             page = new_page()
             page.goto(site)
-            assert closed(listen(page, broker.ws_url, "user.1")) == NOT_AUTHENTICATED
+            assert closed(listen(page, broker.url, "user.1")) == NOT_AUTHENTICATED
             log_in(page, site, "ann")
-            listen(page, broker.ws_url, "broker.json.v1", "user.1", "user.2")
+            listen(page, broker.url, "broker.json.v1", "user.1", "user.2")
             (hello,) = events(page, "hello")
             assert hello["user"] == "1"
             assert hello["channels"][1]["error"]["code"] == "not_permitted"
@@ -169,13 +169,13 @@ def test_who_is_logged_in_at_a_django_site_hears_what_is_for_him(new_page: OpenT
             private.curl("user.ann", "user.1")
             assert [(one["channel"], one["data"]) for one in events(page, "message")] == [("user.1", {"unread": 3})]
             # Another site's page in the same browser: same cookies, another origin.
-            foreign = listen(show_page(new_page(), "http://127.0.0.1:1/"), broker.ws_url, "user.1")
+            foreign = listen(show_page(new_page(), "http://127.0.0.1:1/"), broker.url, "user.1")
             assert closed(foreign) == 1006
             (session,) = [one["value"] for one in page.context.cookies() if one["name"] == "sessionid"]
             page.evaluate("socket.close()")
             page.click("button")
             page.locator("#who", has_text=re.compile("^$")).wait_for(state="attached")
-            assert closed(listen(page, broker.ws_url, "user.1")) == NOT_AUTHENTICATED
+            assert closed(listen(page, broker.url, "user.1")) == NOT_AUTHENTICATED
             assert broker.stop() == 0
             assert session not in broker.errors
             assert "set-cookie" not in broker.errors.lower()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -274,7 +275,10 @@ async def test_sessions_are_found_and_ended(broker: Broker, backend: Client) -> 
         "channels": ["news"],
     }
     assert await asked(backend, f"/v1/sessions/{session}") == found
-    assert len((await asked(backend, "/v1/sessions"))["sessions"]) == 2
+    everybody = await asked(backend, "/v1/sessions?limit=2")
+    assert (len(everybody["sessions"]), everybody["truncated"]) == (2, False)
+    some = await asked(backend, "/v1/sessions?limit=1")
+    assert (len(some["sessions"]), some["truncated"]) == (1, True)
     assert await refused(backend, "/v1/sessions/nobody") == (404, "not_found")
     assert await asked(backend, "/v1/sessions/nobody", method="DELETE") == {"disconnected": 0}
     assert await asked(backend, f"/v1/sessions/{session}", method="DELETE") == {"disconnected": 1}
@@ -352,11 +356,31 @@ async def test_the_end_finishes_what_is_under_way_and_closes_the_rest(broker: Br
     assert broker.worker.api is not None
     connections = broker.worker.api._server.connections
     await wait_until(lambda: len([one for one in connections if one._receiving]) == 1, "half a request")
-    broker.worker.api.let_go()
+    broker.worker.api.let_go(take=False)
     await idle.closed()
     await backend.send(request[-2:])
     answer = await backend.answer()
     assert answer.status == 200
     assert answer.one("connection") == "close"
     await backend.closed()
+    await broker.worker.api.stop(asyncio.Event())
+
+
+async def test_whoever_waits_to_be_accepted_at_the_end_is_answered_and_not_reset(broker: Broker) -> None:
+    assert broker.worker.api is not None
+    sockets = [socket.socket() for _ in range(3)]
+    for sock in sockets:  # the kernel does all of this before the loop turns: nobody has accepted them
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", broker.api_port))
+    asking, twice, silent = map(Client, sockets)
+    broker.clients += [asking, twice, silent]
+    request = call(messages("news"), b"hello", host="localhost")
+    asking.sock.send(request)
+    twice.sock.send(request * 2)
+    broker.worker.api.let_go(take=True)
+    for client in (asking, twice):
+        answer = await client.answer()
+        assert (answer.status, answer.one("connection")) == (200, "close")
+        assert await client.closed() == b""
+    assert await silent.closed() == b"", "without a request it is ended, in good time"
     await broker.worker.api.stop(asyncio.Event())

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.calling import KEY, asked, call, problem, serving_api
+from tests.integration.calling import KEY, asked, call, problem, refused, serving_api
 from tests.integration.harness import Broker, wait_until
 
 TARGET = "/v1/channels/news/messages"
@@ -166,3 +166,19 @@ async def test_line_ends_and_escapes_in_a_path_reach_no_header_and_no_log(
     assert problem(answer) == (422, "bad_channel")
     assert answer.all("x-evil") == []
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/swagger", "/schema/openapi.json", "/schema/openapi.yml"])
+async def test_the_framework_serves_no_pages_of_its_own(broker: Broker, path: str) -> None:
+    assert await refused(await broker.connect_api(), path) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/users/ann/subscribe", "/v1/publish"])
+async def test_a_body_nested_deeper_than_anybody_reads_is_no_mistake_of_ours(
+    broker: Broker, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    deep = b"[" * 100_000
+    body = b'{"channel":"a","data":%b' % deep if path == "/v1/publish" else b'{"channels":%b' % deep
+    client = await broker.connect_api()
+    assert await refused(client, path, body, "Content-Type: application/json") == (400, "bad_json")
+    assert not caplog.records

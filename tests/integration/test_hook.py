@@ -1,6 +1,7 @@
 """The site decides who a client is: what it is shown, what its answer means, and what becomes of those without one."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -352,3 +353,18 @@ def test_no_spelling_of_one_question_is_another(a: tuple[tuple[str, str], ...], 
     }
     assert len(keys) == 3
     assert _Question(Evidence((), ()), None, ("a", "b")) != _Question(Evidence((), ()), None, ("a,b",))
+
+
+async def test_what_a_site_sets_as_a_cookie_stands_in_no_log_however_much_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def reply(asked: Asked) -> Answer:
+        return 200, b'{"user": "ann"}', {"Set-Cookie": "sessionid=renewed-s3cret"}
+
+    with caplog.at_level(logging.DEBUG):
+        async with running_site() as site:
+            site.reply = reply
+            async with asking(site) as one:
+                assert (await one.ask()).user == "ann"
+    assert "s3cret" not in caplog.text
+    assert "of-the-broker" not in caplog.text

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from broker.config.errors import ConfigError
-from broker.config.schema import AuthKey, ChannelPolicy, Config, Server
+from broker.config.schema import AuthKey, ChannelPolicy, Config, Hook, Server
 from broker.gateway.identities import Identities
 from broker.native._counters import SIZE
 from broker.native.counting import Count
@@ -41,3 +41,25 @@ async def test_a_reload_takes_the_keys_of_the_file_and_a_broken_file_changes_not
         assert old.encode() not in answer.body
         await broker.worker.reload(msgspec.structs.replace(config, auth=type(auth)()))
         assert identities.tokens is None
+
+
+async def test_nobody_asks_a_hook_that_a_reload_has_stopped() -> None:
+    before, after = (Config(server=Server(dev=True), hook=Hook(url=f"http://127.0.0.1:9/{name}")) for name in "ab")
+    identities = Identities(before, Count(bytearray(8 * SIZE)))
+    await identities.start()
+    old = identities.hook
+    assert old is not None
+    asked_when_stopped = []
+    async with running(hook=old) as broker:
+        broker.worker._identities = identities
+        stop = old.stop
+
+        async def stopping() -> None:
+            asked_when_stopped.append(broker.worker.gatekeeper.hook)
+            await stop()
+
+        old.stop = stopping  # type: ignore[method-assign]
+        await broker.worker.reload(after)
+        assert asked_when_stopped == [identities.hook]
+        assert identities.hook is not old
+    await identities.stop()

@@ -9,6 +9,7 @@ import pytest
 
 from broker.auth.identity import AuthError, Identity
 from broker.gateway.expiry import Expiry
+from broker.gateway.session import Session
 from tests.client_frames import TEXT, frame
 from tests.integration.harness import JSON, Broker, Client, request, running, turns, wait_until
 
@@ -21,6 +22,7 @@ CHANNELS = {
     "room.*": {"subscribe": "claim", "publish": "claim", "history_count": 10},
     "user.{sub}": {"subscribe": "authenticated"},
     "staff": {"subscribe": "server"},
+    "letters": {"subscribe": "authenticated", "publish": "anyone", "presence": True},
 }
 ANN = Identity("ann", b'{"name":"Ann"}', subscribe=("room.1", "room.2"), publish=("room.1",), expires=NOW + 3600)
 TOKENS = {
@@ -116,6 +118,13 @@ async def hello(client: Client) -> dict[str, Any]:
     event = await client.event()
     assert event["type"] == "hello"
     return event
+
+
+async def next_text(client: Client) -> str:
+    """Of the next message, whoever comes and goes meanwhile."""
+    while (event := await client.event())["type"] != "message":
+        pass
+    return str(event["text"])
 
 
 def errors(event: dict[str, Any]) -> dict[str, str | None]:
@@ -396,6 +405,59 @@ async def test_a_refresh_takes_away_what_the_new_token_does_not_permit_and_gives
     await client.caught_up()
 
 
+async def test_a_refresh_takes_away_what_the_new_token_does_not_give_any_more(broker: Broker) -> None:
+    client = await broker.open(f"{JSON}, bearer.ann-later, public")
+    assert errors(await hello(client)) == {"public": None, "staff": None}
+    await client.command(type="refresh", token="ann", id=1)
+    assert (await client.event())["type"] == "ack"
+    assert errors(await client.event()) == {"staff": "not_permitted"}
+    broker.worker.node.publish(broker.worker.node.channel("staff"), 1, b"not for ann any more")
+    await client.caught_up()
+
+
+async def test_what_an_operator_gave_stays_over_a_refresh_and_is_gone_when_he_takes_it(broker: Broker) -> None:
+    client = await broker.open(f"{JSON}, bearer.ann, public")
+    await hello(client)
+    assert await broker.worker.control.subscribe("ann", ["room.9", "staff"]) == 1
+    assert errors(await client.event()) == {"room.9": None, "staff": None}
+    await client.command(type="refresh", token="ann-short", id=1)
+    assert (await client.event())["type"] == "ack"
+    await client.command(type="history", channel="room.9", id=2)
+    assert (await client.event())["type"] == "history"
+    assert await broker.worker.control.unsubscribe("ann", ["room.9"]) == 1
+    assert errors(await client.event()) == {"room.9": None}
+    await client.command(type="history", channel="room.9", id=3)
+    assert (await client.event())["code"] == "not_permitted"
+    await client.command(type="unsubscribe", channel="staff", id=4)
+    assert errors(await client.event()) == {"staff": None}
+    await client.command(type="history", channel="staff", id=5)
+    assert (await client.event())["code"] == "not_permitted"
+
+
+async def test_who_may_only_publish_does_not_learn_who_is_there(broker: Broker) -> None:
+    member = await broker.open(f"{JSON}, bearer.bob, letters")
+    await hello(member)
+    client = await broker.open(f"{JSON}, letters|send")
+    assert errors(await hello(client)) == {"letters": None}
+    await client.command(type="presence", channel="letters", id=1)
+    assert (await client.event())["code"] == "not_authenticated"
+
+
+async def test_nobody_takes_the_place_of_another_user_s_message_by_its_id(broker: Broker) -> None:
+    ann = await broker.open(f"{JSON}, bearer.ann, members.1|send")
+    bob = await broker.open(f"{JSON}, bearer.bob, members.1")
+    await hello(ann)
+    await hello(bob)
+    channel = broker.worker.node.channel("members.1")
+    await bob.command(type="publish", channel="members.1", text="bob's", message_id="7", echo=False)
+    for _ in range(2):
+        await ann.command(type="publish", channel="members.1", text="ann's", message_id="7", id=1)
+        assert (await ann.event())["type"] == "ack"
+    assert await next_text(bob) == "ann's"
+    broker.worker.node.publish(channel, 1, b"the back end's", message_id="7")
+    assert await next_text(bob) == "the back end's"
+
+
 async def test_who_says_who_he_is_is_present_as_that(broker: Broker) -> None:
     watcher = await broker.open(f"{JSON}, bearer.bob, members.1")
     await hello(watcher)
@@ -552,3 +614,21 @@ async def test_whoever_is_no_page_of_the_site_does_not_show_it_cookies() -> None
         client = await broker.open(f"{JSON}, public", "/ws", "Cookie: sessionid=7")
         await hello(client)
         assert site.asked == [((), None, ("public",))]
+
+
+async def test_a_token_s_end_is_kept_although_the_site_could_be_asked() -> None:
+    site = Site()
+    site.answers = lambda channels: Identity(None)
+    async with broker_with(Table(), site, auth_cookie="") as broker:
+        clock = Clock()
+        broker.worker.expiry.clock = clock
+        client = await broker.open(f"{JSON}, public", "/ws", "Cookie: sessionid=7", origin=ORIGIN)
+        await hello(client)
+        await client.command(type="auth", token="ann", id=1)
+        assert (await client.event())["user"] == "ann"
+        site.answers = lambda channels: Identity("ann", subscribe=channels)
+        await client.command(type="subscribe", channel=["room.1", "room.9"], id=2)
+        assert errors(await client.event()) == {"room.1": None, "room.9": "not_permitted"}
+        (session,) = [broker.worker.reactor.session(conn) for conn in broker.worker.reactor.ids(0, 9)]
+        assert isinstance(session, Session)
+        assert session.identity.expires == NOW + 3600

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -38,8 +39,13 @@ class Result(NamedTuple):
         return line.removeprefix("ws-broker: ")
 
 
+# Brokers and commands of tests find each other there, and never those of whoever works on this machine.
+OWN_FOLDER = tempfile.TemporaryDirectory(prefix="wsb-")
+
+
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **more}
+    kept = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    return {**kept, "TMPDIR": OWN_FOLDER.name, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **more}
 
 
 def run(
@@ -103,15 +109,18 @@ class Served:
         raise AssertionError(f"it named no page: {self.lines}\n{self.errors}")
 
     @property
-    def ws_url(self) -> str:
-        return f"ws://{self.host}:{self.port}/ws"
-
-    def api(self) -> str:
-        """HOST:PORT of the HTTP API, which a broker without --dev names in its second line."""
-        (line,) = self.said_next(1)
-        found = re.fullmatch(r"the HTTP API: http://(\S+:\d+)\n", line)
-        assert found is not None, line
+    def api_url(self) -> str:
+        """Where it says that its HTTP API is."""
+        assert self.process.stdout is not None
+        while not (found := re.search(r"(http://\S+)/v1/", "\n".join(self.lines))):
+            line = self.process.stdout.readline()
+            assert line, f"it named no API: {self.lines}"
+            self.lines.append(line.rstrip("\n"))
         return found[1]
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.host}:{self.port}/ws"
 
     def said_next(self, count: int) -> list[str]:
         """That many more lines of standard output."""
@@ -146,13 +155,15 @@ class Served:
 def serving(
     *arguments: str,
     listen: str = "127.0.0.1:0",
+    api_listen: str = "127.0.0.1:0",
+    dev: bool = True,
     prefix: Sequence[str] = (),
     extra: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
-    dev: bool = True,
     cwd: Path = ROOT,
 ) -> Iterator[Served]:
-    command = [*prefix, *COMMAND, "serve", *(["--dev"] if dev else []), "--listen", listen, *arguments]
+    flags = ["--dev"] if dev else []
+    command = [*prefix, *COMMAND, "serve", *flags, "--listen", listen, "--api-listen", api_listen, *arguments]
     with subprocess.Popen(
         command,
         cwd=cwd,

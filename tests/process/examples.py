@@ -54,7 +54,7 @@ class Example:
         self.name = name
         self.folder = folder
         self.broker = broker
-        self.api = broker.api()
+        self.api = broker.api_url.removeprefix("http://")
 
     def token(self, sub: str, line: str | None = None) -> str:
         """Made by the line for Ann that the comment shows, for another user if asked."""
@@ -79,7 +79,7 @@ class Example:
         """A program that says what a page would say."""
         credential = [] if token is None else [f"bearer.{token}"]
         return connect(
-            self.broker.ws_url,
+            self.broker.url,
             subprotocols=[Subprotocol(one) for one in (*offer, *credential)],
             origin=None if origin is None else Origin(origin),
         )

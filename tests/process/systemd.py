@@ -3,19 +3,19 @@
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.process.command import PATIENCE_SECONDS
 
-# Puts the file descriptors named by the first argument at 3 and up, and becomes the rest of the arguments.
+# Puts the file descriptors named by the first argument at 3 and up, named as the second says, and becomes the rest.
 _HAND_OVER = """
 import fcntl, os, sys
 fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
 for at, fd in enumerate(fds):
     os.dup2(fd, 3 + at)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join("web" for _ in fds))
-os.execv(sys.argv[2], sys.argv[2:])
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -44,6 +44,7 @@ def messages_so_far(receiver: socket.socket) -> list[str]:
         return found
 
 
-def handed_over(*listeners: socket.socket) -> list[str]:
+def handed_over(*listeners: socket.socket, names: Sequence[str] = ()) -> list[str]:
     """What to put before the command. The listeners are to be passed on under their own numbers."""
-    return [sys.executable, "-c", _HAND_OVER, ",".join(str(listener.fileno()) for listener in listeners)]
+    fds = ",".join(str(listener.fileno()) for listener in listeners)
+    return [sys.executable, "-c", _HAND_OVER, fds, ":".join(names or ["web"] * len(listeners))]

@@ -1,25 +1,30 @@
 """The key of one run of `serve --dev`: found by the commands, gone with its broker, made for nobody else."""
 
+import json
 import os
-import re
 import signal
+import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from broker.cli import devkey
 from broker.cli.devkey import DevKey, living
-from tests.process.command import run, serving
+from tests.process import command
+from tests.process.command import PATIENCE_SECONDS, run, serving
 from tests.process.pretended_api import pretending
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the file goes; the one in /tmp belongs to whoever else runs a broker here."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(devkey, "folders", lambda: [tmp_path / "ws-broker"])
-    return tmp_path / "ws-broker"
+    """Where the file goes, for this process and for those that it starts."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(command.OWN_FOLDER, "name", str(tmp_path))
+    return tmp_path / f"ws-broker-{os.getuid()}"
 
 
 def test_the_commands_find_a_broker_with_dev_and_the_file_is_private(folder: Path) -> None:
@@ -93,16 +98,19 @@ def test_a_file_with_something_else_in_it_is_passed_over(folder: Path, content: 
         assert living() == []
 
 
-def test_the_start_prints_a_line_for_a_shell_with_the_key_whose_hash_the_broker_has(folder: Path) -> None:
+def test_the_line_that_the_start_prints_for_a_shell_publishes_as_it_stands(folder: Path) -> None:
     with serving() as broker:
         (found,) = living()
-        assert broker.process.stdout is not None
-        lines = iter(broker.process.stdout.readline, "")
-        curl = next(line for line in lines if "curl" in line)
+        assert broker.api_url == found.api_url
+        (curl,) = (line for line in broker.lines if "curl" in line)
+        assert f"Bearer {found.key}'" in curl
+        with connect(broker.url, subprotocols=[Subprotocol("news")]) as page:
+            done = subprocess.run(curl, shell=True, capture_output=True, timeout=PATIENCE_SECONDS, check=True)
+            assert json.loads(done.stdout) == {"channel": "news", "position": None, "subscriptions": 1}
+            assert page.recv(PATIENCE_SECONDS) == "hello"
+            assert run("publish", "news", "without it") == (0, "", "")
+            assert page.recv(PATIENCE_SECONDS) == "without it"
         assert broker.stop() == 0
-    assert re.search(r"-H 'Authorization: Bearer (\S+)'", curl)
-    assert f"Bearer {found.key}'" in curl
-    assert f" {found.api_url}/v1/channels/news/messages" in curl
 
 
 def test_a_key_of_that_name_in_the_configuration_is_not_replaced_in_silence(folder: Path, tmp_path: Path) -> None:
@@ -111,3 +119,15 @@ def test_a_key_of_that_name_in_the_configuration_is_not_replaced_in_silence(fold
     result = run("serve", "--dev", "--config", str(file))
     assert result.status == 2
     assert result.one_line.startswith("api.keys.dev: ")
+
+
+def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] - 1
+        with serving("--listen", f"127.0.0.1:{port}") as broker:
+            broker.said("takes another port")
+            (found,) = living()
+            assert found.api_url != f"http://127.0.0.1:{port + 1}"
+            assert run("publish", "news", "hello").status == 0

@@ -141,7 +141,7 @@ def test_a_state_directory_that_cannot_be_written_is_told_before_anything_is_ser
     file = tmp_path / "broker.toml"
     file.write_text(f'[server]\nstate_directory = "{tmp_path / "nowhere"}"\n')
     result = run("serve", "--dev", "--listen", "127.0.0.1:0", "--config", str(file))
-    assert result.status == 1
+    assert result.status == 2
     assert "state_directory" in result.one_line
 
 

@@ -63,7 +63,20 @@ def test_nothing_found_is_told_from_trouble(arguments: list[str], reply: Reply, 
     assert result.one_line
 
 
-@pytest.mark.parametrize("command", ["sessions", "disconnect"])
-def test_whom_it_is_about_has_to_be_said_in_one_way(command: str) -> None:
-    assert run(command).status == USAGE
-    assert run(command, "s1", "--user", "ann").status == USAGE
+def test_whom_it_is_about_has_to_be_said_in_one_way() -> None:
+    assert run("disconnect").status == USAGE
+    assert run("disconnect", "s1", "--user", "ann").status == USAGE
+    assert run("sessions", "s1", "--user", "ann").status == USAGE
+
+
+def test_that_there_are_more_sessions_than_are_shown_is_said_beside_them() -> None:
+    with pretending(lambda _: Reply(200, {"sessions": [SESSION], "truncated": True})) as api:
+        result = asking(api, "sessions", "--most", "1", "--json")
+    assert (result.status, json.loads(result.output)) == (0, SESSION)
+    assert result.one_line.startswith("there are more than these 1; --most N")
+    assert [asked.path for asked in api.asked] == ["/v1/sessions?limit=1"]
+
+
+@pytest.mark.parametrize("most", ["0", "1001", "x"])
+def test_no_more_sessions_are_asked_for_than_the_api_gives(most: str) -> None:
+    assert run("sessions", "--most", most).status == USAGE

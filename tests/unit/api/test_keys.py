@@ -70,3 +70,23 @@ def test_a_batch_larger_than_the_bucket_passes_and_is_paid_for() -> None:
     for _ in range(10):
         assert bucket.take(1) == 0
     assert bucket.take(1) > 0
+
+
+def test_a_key_that_stays_over_a_reload_keeps_its_bucket_and_a_changed_one_does_not() -> None:
+    now = 0.0
+    stays, other = ApiKey(sha256("one"), messages_per_second=2), ApiKey(sha256("two"), messages_per_second=2)
+    before = Keys({"a": stays, "b": other}, lambda: now)
+    for presented in (b"one", b"two"):
+        key = before.find(presented)
+        assert key is not None
+        key.spend(2)
+    changed = ApiKey(sha256("two"), messages_per_second=3)
+    after = Keys({"a": stays, "b": changed}, lambda: now, before)
+    same, fresh = after.find(b"one"), after.find(b"two")
+    assert same is not None
+    assert fresh is not None
+    assert same is before.find(b"one")
+    with pytest.raises(Problem, match="rate_limited"):
+        same.spend(1)
+    fresh.spend(1)
+    assert Keys({"a": stays}, lambda: now, before).find(b"two") is None

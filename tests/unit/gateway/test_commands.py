@@ -50,7 +50,11 @@ async def test_a_publish_is_sequenced_as_it_came_and_acknowledged(
         commands, reactor, type="publish", channel="news", data={"a": [1]}, id="i", message_id='"m', echo=False
     )
     assert answers == [{"type": "ack", "id": "i", "position": "8f3a.7", "subscriptions": 2}]
-    assert engine.taken == [Publication(b"news", KIND_JSON, b'{"a": [1]}', SENDER + b',"id":"\\"m"', CONN, False, '"m')]
+    (taken,) = engine.taken
+    own_id = taken.message_id
+    assert taken == Publication(b"news", KIND_JSON, b'{"a": [1]}', SENDER + b',"id":"\\"m"', CONN, False, own_id)
+    assert own_id is not None
+    assert own_id.endswith('\0"m')  # behind whose it is: another user's is another message
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from loadtests import beside, churn, stalled, tiny
+from loadtests import beside, churn, http_publish, nchan, stalled, tiny
 from loadtests.crowd import Crowd, Spec
 from loadtests.report import Result
 from loadtests.server import ROOT, BenchError, Server, need_files, wait_until
@@ -62,6 +63,31 @@ def test_churn_leaves_no_file_descriptor() -> None:
     result = churn.run(churn.Size(marks=(40, 120), at_once=10), quiet)
     assert result.failures == []
     assert value(result, "file descriptors left after 40") == value(result, "file descriptors left after 120") == 0
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_http_publish_delivers_every_message_of_both_ways(listening: bool) -> None:
+    with Server() as server:
+        single, batched = http_publish.own_ways(server, http_publish.Size(singles=20, batches=3))
+        assert (single.messages, batched.messages) == (1, 100)
+        assert min(http_publish.cost(way, listening) for way in (single, batched)) > 0
+        assert server.stop() == []
+
+
+def test_http_publish_measures_nothing_that_does_not_arrive() -> None:
+    with Server() as server:
+        single, _ = http_publish.own_ways(server, http_publish.Size(singles=2))
+        elsewhere = replace(single, request=single.request.replace(b"/news/", b"/else/"))
+        with pytest.raises(BenchError, match="one by one: the subscriber got 0 of 244 bytes"):
+            http_publish.cost(elsewhere, listening=True, arrival_seconds=0.1)
+        with pytest.raises(BenchError, match=r"a publish was answered b.HTTP/1\.1 401 Unauthorized"):
+            http_publish.cost(replace(single, request=single.request.replace(b"Bearer w", b"Bearer x")), False)
+
+
+def test_without_nchan_http_publish_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nchan, "NGINX", ("/nonexistent/nginx",))
+    with pytest.raises(BenchError, match="apt-get install nginx libnginx-mod-nchan"):
+        nchan.program()
 
 
 def test_readers_that_the_broker_cuts_are_told_with_the_code() -> None:

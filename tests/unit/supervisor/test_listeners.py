@@ -7,7 +7,9 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from broker.supervisor.listeners import ListenError, open_listeners
+from broker.config.load import load
+from broker.config.schema import Config
+from broker.supervisor.listeners import ListenError, listeners_for, open_listeners
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -148,3 +150,34 @@ def test_what_the_system_refuses_is_explained(number: int, text: str, monkeypatc
     monkeypatch.setattr(socket, "socket", Refused)
     with pytest.raises(ListenError, match=text):
         open_listeners("127.0.0.1", 80, 16)
+
+
+def with_api(listen: str) -> Config:
+    key = {"api.keys.shop": {"sha256": "a" * 64}}
+    return load(None, {"server.dev": True, "server.listen": "127.0.0.1:0", "api.listen": listen, **key})
+
+
+@pytest.mark.parametrize(
+    ("listen", "warned"), [("127.0.0.1:0", []), ("[::1]:0", []), ("0.0.0.0:0", ["0.0.0.0"]), ("[::]:0", ["::"])]
+)
+def test_an_api_that_a_network_reaches_is_said_to_be_plain_http(
+    listen: str, warned: list[str], stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = listeners_for(with_api(listen), 1)
+    assert found.api is not None
+    for one in (*found.clients, found.api):
+        stack.enter_context(one)
+    said = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.args for record in said] == [(host,) for host in warned]
+    assert all("the HTTP API on %s is plain HTTP" in record.msg for record in said)
+
+
+def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> None:
+    with socket.socket() as holder:  # nobody could open it, and nobody tries
+        holder.bind(("127.0.0.1", 0))
+        holder.listen(1)
+        config = load(None, {"server.listen": "127.0.0.1:0", "api.listen": f"127.0.0.1:{port_of(holder)}"})
+        found = listeners_for(config, 1)
+        for one in found.clients:
+            stack.enter_context(one)
+        assert found.api is None
