@@ -158,13 +158,13 @@ def test_a_publish_before_the_connection_waits_and_one_that_is_refused_says_why(
           broker.close();
           return [ack.type, code, await broker.publish("room.7", 2).catch(error => error.code)];
         }""",
-        broker.url,
+        broker.ws_url,
     )
     assert said == ["ack", "bad_channel", "not_sent"]
 
 
 def test_a_channel_that_is_no_name_is_told_once_and_the_others_go_on(broker: Broker, plain: Page) -> None:
-    plain.evaluate(START, ["/client.js", broker.url, {"channels": ["$no", "news.a"]}])
+    plain.evaluate(START, ["/client.js", broker.ws_url, {"channels": ["$no", "news.a"]}])
     await_told(plain, "error")
     plain.evaluate("async () => { broker.subscribe('news.b'); await broker.publish('news.a', 'heard'); }")
     plain.wait_for_function(HEARD_ALL, arg=1)

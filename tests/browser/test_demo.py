@@ -103,7 +103,7 @@ def test_a_flood_leaves_the_page_with_a_bounded_log(broker: Broker, demo: OpenTa
           socket.onopen = () => { for (let i = 1; i <= 700; i++) socket.send(`flood ${i}.`); };
           socket.onmessage = () => { if (++heard === 700) resolve(); };
         })""",
-        broker.url,
+        broker.ws_url,
     )
     log_line(page, "flood 700.").wait_for()
     assert page.locator("#log li").count() == 500

@@ -71,7 +71,7 @@ def test_the_client_is_type_checked_as_its_comments_say(modules: Path) -> None:
 
 
 def test_the_lines_with_the_client_hear_what_they_publish(broker: Broker, new_page: Callable[[], Page]) -> None:
-    code = shown("client.js").replace(f"https://{SHOWN}/", broker.url).replace(f"wss://{SHOWN}/ws", broker.url)
+    code = shown("client.js").replace(f"https://{SHOWN}/", broker.url).replace(f"wss://{SHOWN}/ws", broker.ws_url)
     start = "<script>heard = []; show = event => heard.push(event.data);</script>"
     html = f"<!doctype html>{start}<script type=module>{code}</script>"
     page = show_page(new_page(), "http://localhost:3000/", html)

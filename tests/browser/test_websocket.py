@@ -34,7 +34,7 @@ def test_the_channels_are_the_subprotocols_and_the_first_is_answered(broker: Bro
           socket.onopen = () => resolve([socket.protocol, socket.extensions]);
           socket.onerror = reject;
         })""",
-        broker.url,
+        broker.ws_url,
     )
     assert seen[0] == "news"
 
@@ -46,7 +46,7 @@ def test_an_offered_format_is_answered_before_any_channel(broker: Broker, plain:
           socket.onmessage = event => resolve([socket.protocol, JSON.parse(event.data)]);
           socket.onclose = reject;
         })""",
-        broker.url,
+        broker.ws_url,
     )
     assert hello[0] == "broker.json.v1"
     assert hello[1]["type"] == "hello"
@@ -55,21 +55,21 @@ def test_an_offered_format_is_answered_before_any_channel(broker: Broker, plain:
 
 
 def test_the_query_opens_the_same_door_for_pages_that_cannot_offer(broker: Broker, plain: Page) -> None:
-    hello = plain.evaluate(FIRST_HEARD, [f"{broker.url}?format=json&channel=room%3A42", []])
+    hello = plain.evaluate(FIRST_HEARD, [f"{broker.ws_url}?format=json&channel=room%3A42", []])
     assert '"hello"' in hello
     assert "room:42" in hello
 
 
 def test_what_a_raw_page_sends_comes_back_to_it_as_it_was(broker: Broker, plain: Page) -> None:
     text = "grüße, 世界 😀 \0"
-    assert plain.evaluate(FIRST_HEARD, [broker.url, ["echo.text"], text]) == text
+    assert plain.evaluate(FIRST_HEARD, [broker.ws_url, ["echo.text"], text]) == text
 
 
 def test_a_message_of_exactly_the_limit_passes_and_one_byte_more_is_1009(broker: Broker, plain: Page) -> None:
     limit = "x" * 65536
-    assert plain.evaluate(FIRST_HEARD, [broker.url, ["echo.limit"], limit]) == limit
+    assert plain.evaluate(FIRST_HEARD, [broker.ws_url, ["echo.limit"], limit]) == limit
     with pytest.raises(Exception, match="closed 1009"):
-        plain.evaluate(FIRST_HEARD, [broker.url, ["echo.limit"], limit + "x"])
+        plain.evaluate(FIRST_HEARD, [broker.ws_url, ["echo.limit"], limit + "x"])
 
 
 @pytest.mark.parametrize("kind", ["blob", "arraybuffer"])
@@ -85,7 +85,7 @@ def test_binary_stays_binary_in_the_kind_the_page_asked_for(broker: Broker, plai
           };
           socket.onclose = reject;
         })""",
-        [broker.url, kind],
+        [broker.ws_url, kind],
     )
     assert seen == [kind, [0, 255, 128, 10]]
 
@@ -103,7 +103,7 @@ def test_a_text_heartbeat_is_answered_and_not_published(broker: Broker, plain: P
           const opened = socket => new Promise(done => { socket.onopen = done; });
           Promise.all([opened(listener), opened(speaker)]).then(() => speaker.send("ping"));
         })""",
-        broker.url,
+        broker.ws_url,
     )
     assert seen == ["after the beat", "pong"]
 
@@ -114,7 +114,7 @@ def test_a_text_heartbeat_is_answered_and_not_published(broker: Broker, plain: P
     ids=["unknown format alone", "unknown option", "duplicate after decoding", "reserved", "bad escape", "long name"],
 )
 def test_a_bad_offer_is_a_close_code_that_the_page_can_read(broker: Broker, plain: Page, offer: list[str]) -> None:
-    life = plain.evaluate(LIFE, [broker.url, offer])
+    life = plain.evaluate(LIFE, [broker.ws_url, offer])
     assert life["opened"]
     assert life["protocol"] in offer
     assert (life["code"], life["wasClean"], life["heard"]) == (4500, True, [])
@@ -124,13 +124,13 @@ def test_a_bad_offer_is_a_close_code_that_the_page_can_read(broker: Broker, plai
 
 def test_a_raw_page_with_several_channels_is_told_that_it_must_mark_one(broker: Broker, plain: Page) -> None:
     with pytest.raises(Exception, match=r"closed 45\d\d code="):
-        plain.evaluate(FIRST_HEARD, [broker.url, ["news", "room.42"], "to whom?"])
+        plain.evaluate(FIRST_HEARD, [broker.ws_url, ["news", "room.42"], "to whom?"])
 
 
 def test_a_page_of_another_site_gets_no_connection(broker: Broker, new_page: Callable[[], Page]) -> None:
     page = show_page(new_page(), "http://foreign.localhost/")
     with page.expect_console_message(lambda message: "WebSocket" in message.text) as complaint:
-        life = page.evaluate(LIFE, [broker.url, ["news"]])
+        life = page.evaluate(LIFE, [broker.ws_url, ["news"]])
     assert (life["opened"], life["code"], life["reason"]) == (False, 1006, "")
     # What the script may not know, the console says: it was the broker that refused, not the browser.
     assert "403" in complaint.value.text
@@ -145,7 +145,7 @@ def test_a_page_learns_that_the_server_is_going_away(new_page: Callable[[], Page
               window.goodbye = new Promise(done => { socket.onclose = event => done([event.code, event.wasClean]); });
               socket.onopen = resolve;
             })""",
-            broker.url,
+            broker.ws_url,
         )
         assert broker.stop() == 0
         assert page.evaluate("() => window.goodbye") == [1001, True]

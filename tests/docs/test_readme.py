@@ -135,7 +135,7 @@ def test_the_lines_for_users_and_for_a_back_end_tell_ann_alone(page: Page, tmp_p
     said = [shell(line.removeprefix(".venv/bin/"), tmp_path) for line in lines]
     token = said[-1].strip()
     with serving(*serve.split()[2:], dev=False, extra=ADDRESSES, cwd=tmp_path) as broker:
-        api = broker.api()
+        api = broker.api_url.removeprefix("http://")
         mine = here(block("js", "for Ann"), broker)
         assert '"the token"' in mine
         pasted(page, mine.replace('"the token"', f'"{token}"'))

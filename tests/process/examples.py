@@ -54,7 +54,7 @@ class Example:
         self.name = name
         self.folder = folder
         self.broker = broker
-        self.api = broker.api()
+        self.api = broker.api_url.removeprefix("http://")
 
     def token(self, sub: str, line: str | None = None) -> str:
         """Made by the line for Ann that the comment shows, for another user if asked."""
