@@ -131,8 +131,12 @@ def test_after_a_pause_of_the_whole_broker_nobody_is_killed(tmp_path: Path) -> N
             messages_so_far(receiver)
             for pid in everybody:
                 os.kill(pid, signal.SIGCONT)
-            for _ in range(3):  # three looks at fresh heartbeats later ...
-                assert next_message(receiver) == "WATCHDOG=1"
+            looks = 0
+            while looks < 3:  # three looks at fresh heartbeats later ...
+                message = next_message(receiver)
+                # Workers that are back may be counted anew meanwhile.
+                assert message == "WATCHDOG=1" or message.startswith("STATUS=2 of 2"), message
+                looks += message == "WATCHDOG=1"
             assert "is stuck" not in broker.errors
             assert sorted(everybody[1:]) == sorted(children(broker))
             assert broker.stop() == 0
