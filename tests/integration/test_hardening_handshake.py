@@ -13,7 +13,7 @@ import pytest
 
 from broker.native._request import parse
 from tests.client_frames import CLOSE, TEXT, frame
-from tests.integration.harness import JSON, Broker, request
+from tests.integration.harness import JSON, Broker, request, wait_until
 
 OFFER = "Sec-WebSocket-Protocol"
 EXTENSIONS = "Sec-WebSocket-Extensions"
@@ -140,3 +140,22 @@ async def test_uvicorn_cve_2020_7694_nothing_a_client_writes_makes_a_line_of_the
     assert any("session ended" in line for line in lines), "the log was looked at"
     assert all(re.fullmatch(r"[^\x00-\x1f\x7f]*", line) for line in lines)
     assert not any("forged" in line for line in lines)
+
+
+@pytest.mark.parametrize("stage", ["accepted", "half a head", "whole head", "opened", "with a frame"])
+async def test_nats_fcc826057_a_peer_that_resets_at_any_stage_of_its_handshake_leaves_nothing_behind(
+    broker: Broker, stage: str
+) -> None:
+    """A reset while the 101 is written, too: what is left open or counted wrong shows when the broker is settled."""
+    head = request(offer=f"{JSON}, news")
+    said = {"accepted": b"", "half a head": head[:40], "whole head": head, "with a frame": head + frame(TEXT, b"{}")}
+    for _ in range(20):
+        client = await broker.connect()
+        if stage == "opened":
+            await client.ask(head)
+        elif said[stage]:
+            await client.send(said[stage])
+        client.reset()
+    await wait_until(lambda: broker.reactor.connections == 0 and broker.counter("n_accepted") == 20)
+    stays = await broker.open("news")
+    await stays.caught_up()
