@@ -121,13 +121,26 @@ def test_a_key_of_that_name_in_the_configuration_is_not_replaced_in_silence(fold
     assert result.one_line.startswith("api.keys.dev: ")
 
 
-def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(folder: Path) -> None:
-    with socket.socket() as taken:
+def neighbours() -> tuple[socket.socket, int]:
+    """A port that is taken, and the one before it, which is free."""
+    while True:
+        taken = socket.socket()
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1] - 1
-        with serving("--listen", f"127.0.0.1:{port}", api_listen=None) as broker:
-            broker.said("takes another port")
-            (found,) = living()
-            assert found.api_url != f"http://127.0.0.1:{port + 1}"
-            assert run("publish", "news", "hello").status == 0
+        before = taken.getsockname()[1] - 1
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", before))
+            except OSError:
+                taken.close()
+                continue
+        return taken, before
+
+
+def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(folder: Path) -> None:
+    taken, before = neighbours()
+    with taken, serving(listen=f"127.0.0.1:{before}", api_listen=None) as broker:
+        broker.said("takes another port")
+        (found,) = living()
+        assert found.api_url != f"http://127.0.0.1:{before + 1}"
+        assert run("publish", "news", "hello").status == 0
