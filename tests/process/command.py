@@ -227,3 +227,20 @@ def say_goodbye(client: socket.socket) -> int:
         client.sendall(close(int.from_bytes(payload[:2])))
         assert read_end(client) == b""
         return int.from_bytes(payload[:2])
+
+
+@contextmanager
+def talking(*arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command whose ends of its pipes are the test's; killed at the end if it has not ended by then."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(**more),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment, run, serving
+from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment, run, serving, talking
 
 INTERRUPTED, CANNOT = 130, 1
 BATCH = 7
@@ -35,18 +35,8 @@ def heard(broker: Served, channel: str, count: int, *flags: str) -> list[str]:
 @contextmanager
 def publishing(broker: Served, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Lines of its standard input; a line of its output for each that is published."""
-    with subprocess.Popen(
-        [*COMMAND, "publish", *arguments, "--result"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with talking("publish", *arguments, "--result") as process:
+        yield process
 
 
 def say(process: "subprocess.Popen[str]", line: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment, run, serving
+from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment, run, serving, talking
 from tests.process.pretended_api import Reply, pretending
 
 CANNOT, USAGE, INTERRUPTED = 1, 2, 130
@@ -45,17 +45,8 @@ def subscribed(broker: Served, *arguments: str) -> list[str]:
 
 @contextmanager
 def subscribing(broker: Served, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        [*COMMAND, "subscribe", *arguments],
-        env=environment(WSBROKER_URL=url_of(broker)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with talking("subscribe", *arguments, WSBROKER_URL=url_of(broker)) as process:
+        yield process
 
 
 def shell(broker: Served, line: str, more: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.process.command import COMMAND, PATIENCE_SECONDS, Result, Served, environment, run
+from tests.process.command import PATIENCE_SECONDS, Result, Served, run, talking
 from tests.process.guarded import Site, guarded, new_site
 
 CANNOT, NOTHING = 1, 3
@@ -37,17 +37,8 @@ def asking(broker: Served, site: Site, *arguments: str, key: str = "backend") ->
 
 @contextmanager
 def subscribing(broker: Served, *arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(
-        [*COMMAND, "subscribe", *arguments],
-        env=environment(WSBROKER_URL=broker.url, **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with talking("subscribe", *arguments, WSBROKER_URL=broker.url, **more) as process:
+        yield process
 
 
 def test_the_configuration_of_the_story_is_found_right_before_it_is_served(site: Site) -> None:
