@@ -62,7 +62,7 @@ UPWARD = {
         "node.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from broker.worker import Worker\n",
         "worker.py": "",
     },
-    "within one row": {"metrics.py": "import broker.log\n", "log.py": ""},
+    "within one row": {"web.py": "import broker.log\n", "log.py": ""},
     "out of Cython": {"native/_hub.pyx": "from broker.node import Node\n", "native/_hub.pyi": "", "node.py": ""},
     "from the root": {"__init__.py": "from broker.worker import run\n", "worker.py": ""},
 }

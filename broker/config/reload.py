@@ -33,6 +33,7 @@ NOW = (
     | _keys("auth", "jwks_refresh_seconds jwks_timeout_seconds jwks_cooldown_seconds jwks_max_bytes")
     | _keys("hook", "url timeout_seconds max_concurrent max_waiting cookies headers cache_seconds cached_verdicts")
     | _keys("hook", "max_response_bytes secret_file secret_environment")
+    | _keys("log", "format level access lines_per_second")
     | _keys("channels", "subscribe publish")
 )
 
@@ -43,6 +44,7 @@ RESTART = (
     | _keys("limits", "presence_leave_seconds presence_batch_seconds presence_event_members presence_reply_members")
     | _keys("limits", "presence_list_bytes presence_members")
     | _keys("api", "listen")
+    | _keys("admin", "listen max_connections")
 )
 
 WORKERS = (

@@ -17,6 +17,8 @@ ClientAddress = Literal["peer", "forwarded", "x-forwarded-for"]
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 Scope = Literal["publish", "read", "admin"]
 Who = Literal["anyone", "authenticated", "claim", "server"]
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Bytes = Annotated[int, Meta(ge=1, le=2**30)]
@@ -341,6 +343,29 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconnect_seconds: Annotated[float, Meta(ge=0, le=3600)] = 2.0
 
 
+class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The port for operators: /metrics, /livez, /readyz. It shows numbers, never a channel or a user."""
+
+    # HOST:PORT; empty = no such port. Loopback, so that nothing is open to a network by accident. With server.dev:
+    # another port if this one is taken.
+    listen: str = "127.0.0.1:9000"
+    # Two scrapers, a kubelet and a person, many times over; each is one request that is answered at once.
+    max_connections: Annotated[int, Meta(ge=1, le=65_536)] = 64
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is said on standard error."""
+
+    # "console" for people, "json" one object a line; "auto": console on a terminal, else json.
+    format: LogFormat = "auto"
+    # --verbose is "debug".
+    level: LogLevel = "info"
+    # One line for each session that opens or ends and for each request of the API.
+    access: bool = False
+    # Lines of one kind and one process; more are counted, and the count is said. journald lets 10 000 in 30 s pass.
+    lines_per_second: Annotated[int, Meta(ge=1, le=100_000)] = 20
+
+
 class ChannelPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What holds for the channels of one pattern; the defaults also hold for channels that no pattern matches."""
 
@@ -378,4 +403,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api: Api = Api()
     auth: Auth = Auth()
     hook: Hook = Hook()
+    admin: Admin = Admin()
+    log: Log = Log()
     channels: dict[str, ChannelPolicy] = {}

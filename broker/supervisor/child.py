@@ -22,8 +22,8 @@ import uvloop
 from broker.config.schema import Config
 from broker.engine import process as engine_process
 from broker.engine.link import LinkEngine
+from broker.metrics.page import Page
 from broker.native import _counters
-from broker.supervisor.page import Page
 from broker.supervisor.siblings import Siblings
 from broker.worker import serve
 

@@ -9,7 +9,7 @@ four was stopped, where 89 had hung without it.
 import time
 from collections.abc import Sequence
 
-from broker.supervisor.page import ACCEPTING, DRAINING, Page, Row
+from broker.metrics.page import ACCEPTING, DRAINING, Page, Row
 from broker.worker import Worker
 
 # Five beats: a loop that did not turn for so long keeps new clients waiting.

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
+from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
-from broker.supervisor.page import ENGINE, Page, worker_slot
 from broker.supervisor.processes import Child, CrashLoopError, Keeper, all_over, all_ready, start_child
 from broker.supervisor.rules import Judge, Restarts
 

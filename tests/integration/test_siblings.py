@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 import pytest
 
 from broker.config.load import load
+from broker.metrics.page import ACCEPTING, DRAINING, Page, Row, worker_slot
 from broker.native._counters import NAMES
 from broker.supervisor.listeners import open_listeners
-from broker.supervisor.page import ACCEPTING, DRAINING, Page, Row, worker_slot
 from broker.supervisor.siblings import STALE_NS, UNBALANCED_COUNT, Siblings
 from broker.worker import Worker
 from tests.client_frames import TEXT, close, frame

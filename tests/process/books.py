@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from broker.metrics.page import Page
 from broker.native._connection import CAUSES
-from broker.supervisor.page import Page
 from tests.process.command import PATIENCE_SECONDS, Served
 from tests.process.supervised import children, descriptors
 

@@ -17,6 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("supervisor",),
+    ("admin",),
+    ("metrics",),
     ("worker",),
     ("gateway",),
     ("api",),
@@ -27,13 +29,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("native",),
     ("protocol",),
     ("config",),
-    ("metrics", "log", "web"),
+    ("log", "web"),
     ("broker",),
 )
 
 # Narrower than the rows: only these may know of the native core (the command line tells which build runs).
 ONLY_IMPORTED_BY: dict[str, frozenset[str]] = {
-    "native": frozenset({"cli", "supervisor", "worker", "gateway", "node", "recovery", "engine", "native"}),
+    "native": frozenset({"cli", "supervisor", "worker", "gateway", "node", "recovery", "engine", "metrics", "native"}),
 }
 
 # Sans-IO: plain values in and out, a clock that is handed in. Prefixes of dotted names, by the module that is bound.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from broker.config.load import load
+from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.supervisor.child import ChildSpec, read_spec, write_spec
-from broker.supervisor.page import ENGINE, Page, worker_slot
 from broker.supervisor.processes import describe
 from broker.supervisor.supervisor import share_out
 

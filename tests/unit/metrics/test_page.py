@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.metrics.page import ACCEPTING, EMPTY, ENGINE, RETIRED, STARTING, Page, worker_slot
 from broker.native._counters import NAMES, SIZE
 from broker.native._hub import Hub
-from broker.supervisor.page import ACCEPTING, EMPTY, ENGINE, RETIRED, STARTING, Page, worker_slot
 
 ROOT = Path(__file__).parents[3]
 ACCEPTED, CONNECTIONS = NAMES.index("n_accepted"), NAMES.index("g_connections")
@@ -87,7 +87,7 @@ def test_a_counter_that_comes_round_does_not_end_the_supervisor(page: Page) -> N
 
 def test_what_a_killed_child_had_counted_is_still_there(page: Page) -> None:
     program = (
-        "import os, signal\nfrom broker.supervisor.page import Page\n"
+        "import os, signal\nfrom broker.metrics.page import Page\n"
         f"row = Page({page.fd}, 3).row(3)\nrow.begin(os.getpid())\nrow.counters[{ACCEPTED}] = 42\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -1,0 +1,1 @@
+"""What a broker counts: the shared page that its processes write, and its form for Prometheus."""
