@@ -71,6 +71,10 @@ class Api:
     async def start(self) -> None:
         await self._server.start(self._listener)
 
+    def waiting(self) -> int:
+        """Messages that wait for the engine."""
+        return self._publishing.waiting
+
     def reload(self, config: Config) -> None:
         """What of `config.api` broker.config.reload lists as NOW."""
         self._access.reload(config.api)

@@ -18,6 +18,7 @@ from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
 from broker.metrics.page import ENGINE, Page, worker_slot
+from broker.metrics.patterns import PatternPlaces
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
@@ -62,6 +63,7 @@ class Supervisor:
         self._notifier = notifier
         self._verbose = verbose
         self.page = Page.new(workers)
+        self._patterns = PatternPlaces()
         # Nobody can be there first, or guess it.
         self._link_address = f"\0ws-broker-{secrets.token_hex(16)}"
         self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -162,6 +164,7 @@ class Supervisor:
                 listeners=self._fds,
                 pollers=self._pollers,
                 api_fd=-1 if self._api is None else self._api.fileno(),
+                pattern_places=dict(self._patterns.assign(config.channels)),
                 verbose=self._verbose,
             )
 
