@@ -15,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 
 import msgspec
-import uvloop
 
 from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
@@ -431,16 +430,3 @@ async def serve(
     on_stopping()
     await worker.drain(hasten, delay=delay)
     await identities.stop()
-
-
-def run(
-    config: Config,
-    listeners: Sequence[socket.socket],
-    ready: Callable[[], None],
-    *,
-    on_stopping: Callable[[], None] = lambda: None,
-    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
-    beat: Callable[[Worker], Iterable[int]] | None = None,
-    api: socket.socket | None = None,
-) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat, api=api))
