@@ -96,7 +96,7 @@ def _not_ready(health: Health, accepting: Sequence[Process]) -> Iterator[str]:
     engine = [_state(process, health) for process in health.engine if not _serves(process, health)]
     yield from engine
     if not health.engine:
-        yield "the engine is starting"
+        yield "engine is starting"
     elif not engine:
         for worker in accepting:
             if not worker.linked:

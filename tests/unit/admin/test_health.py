@@ -31,7 +31,7 @@ def test_a_broker_that_is_well_says_so() -> None:
 def test_a_start_is_no_reason_to_start_again_and_not_ready_before_a_worker_accepts() -> None:
     nothing_yet = health(engine=())
     assert live(nothing_yet).well
-    assert ready(nothing_yet) == (False, ["0 of 2 workers accept", "the engine is starting"])
+    assert ready(nothing_yet) == (False, ["0 of 2 workers accept", "engine is starting"])
     engine_first = health(engine=(Process("engine (pid 6)", False, 1.0),))
     assert live(engine_first) == (True, ["every event loop turns", "engine (pid 6) is starting"])
     assert ready(engine_first).reasons == ["0 of 2 workers accept", "engine (pid 6) is starting"]
