@@ -19,8 +19,10 @@ from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
 from broker.config.reload import changed, in_force
 from broker.config.schema import Config
+from broker.metrics.collector import registry
+from broker.metrics.facts import Facts
 from broker.metrics.page import ACCEPTING, DRAINING, STARTING, Page, worker_slot
-from broker.metrics.registry import make_registry
+from broker.metrics.patterns import PatternPlaces
 from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
 from broker.worker import BEAT_SECONDS, Worker
@@ -33,11 +35,12 @@ _STATUS = "1 worker accepts"
 class _Renewal:
     """SIGHUP: what a process can change while it serves is changed, the rest is named."""
 
-    def __init__(self, config: Config, read: Callable[[], Config], notifier: Notifier) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config], notifier: Notifier, facts: Facts) -> None:
         self._started_with = config  # and what no reload changes is still as this says
         self._config = config
         self._read = read
         self._notifier = notifier
+        self._facts = facts
 
     async def run(self, worker: Worker) -> None:
         self._notifier.reloading()
@@ -45,9 +48,11 @@ class _Renewal:
             config, waits = in_force(self._started_with, self._read(), alone=True)
             await worker.reload(config)
         except ConfigError as error:
+            self._facts.reloaded(None)
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
         except Exception:
+            self._facts.reloaded(None)
             log.exception("not reloaded; whoever is connected stays so")
         else:
             for wait in waits:
@@ -56,20 +61,19 @@ class _Renewal:
                 log.warning(API_IS_CLOSED)
             log.info("reloaded; changed: %s", ", ".join(changed(self._config, config)) or "nothing")
             self._config = config
+            self._facts.reloaded(config)
         self._notifier.ready(_STATUS)
 
 
 class _Presence:
     """What a supervisor and its children would tell of themselves, told by the one process there is."""
 
-    def __init__(self, page: Page, notifier: Notifier, most_connections: int) -> None:
+    def __init__(self, page: Page, facts: Facts, notifier: Notifier) -> None:
         self._page = page
+        self._facts = facts
         self._row = page.row(worker_slot(0, 0))
         self._row.begin(os.getpid())
         self._notifier = notifier
-        self._most_connections = most_connections
-        self._begun = time.monotonic()
-        self._draining = False
 
     def accepting(self) -> None:
         self._row.state = ACCEPTING
@@ -81,7 +85,7 @@ class _Presence:
         return ()
 
     def stopping(self) -> None:
-        self._draining = True
+        self._facts.draining = True
         self._row.state = DRAINING
         self._notifier.stopping("closing connections")
 
@@ -93,9 +97,9 @@ class _Presence:
             [Process("the worker", row.state != STARTING, 0.0, full=row.paused)],
             [],
             None,
-            draining=self._draining,
+            draining=self._facts.draining,
             connections=self._page.taken(),
-            most_connections=self._most_connections,
+            most_connections=self._facts.config.limits.max_connections_total,
             stuck_seconds=math.inf,  # it would not be asked
             start_seconds=math.inf,
         )
@@ -128,8 +132,10 @@ async def _serve(
     admin: socket.socket | None,
 ) -> None:
     page = Page.new(1)
-    presence = _Presence(page, notifier, config.limits.max_connections_total)
-    port = None if admin is None else AdminPort(config, admin, make_registry(page), presence.health)
+    facts = Facts(config, PatternPlaces(), lambda: True)
+    facts.process_started("worker")
+    presence = _Presence(page, facts, notifier)
+    port = None if admin is None else AdminPort(config, admin, registry(page, facts), presence.health)
     if port is not None:
         await port.start()
 
@@ -143,11 +149,12 @@ async def _serve(
         listeners,
         ready,
         on_stopping=presence.stopping,
-        on_reload=_Renewal(config, reload, notifier).run,
+        on_reload=_Renewal(config, reload, notifier, facts).run,
         counters=page.row(worker_slot(0, 0)).counters,
         # 20 looks a second are for a watchdog, or for whoever reads the page.
         beat=None if port is None and notifier.watchdog_seconds is None else presence.beat,
         api=api,
+        pattern_places=facts.patterns.assign(config.channels),
     )
     if port is not None:
         await port.stop()
