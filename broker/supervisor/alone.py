@@ -36,11 +36,11 @@ class _Renewal:
     """SIGHUP: what a process can change while it serves is changed, the rest is named."""
 
     def __init__(self, config: Config, read: Callable[[], Config], notifier: Notifier, facts: Facts) -> None:
-        self._facts = facts
         self._started_with = config  # and what no reload changes is still as this says
         self._config = config
         self._read = read
         self._notifier = notifier
+        self._facts = facts
 
     async def run(self, worker: Worker) -> None:
         self._notifier.reloading()
@@ -68,14 +68,12 @@ class _Renewal:
 class _Presence:
     """What a supervisor and its children would tell of themselves, told by the one process there is."""
 
-    def __init__(self, page: Page, notifier: Notifier, facts: Facts, most_connections: int) -> None:
-        self._facts = facts
+    def __init__(self, page: Page, facts: Facts, notifier: Notifier) -> None:
         self._page = page
+        self._facts = facts
         self._row = page.row(worker_slot(0, 0))
         self._row.begin(os.getpid())
         self._notifier = notifier
-        self._most_connections = most_connections
-        self._begun = time.monotonic()
 
     def accepting(self) -> None:
         self._row.state = ACCEPTING
@@ -101,7 +99,7 @@ class _Presence:
             None,
             draining=self._facts.draining,
             connections=self._page.taken(),
-            most_connections=self._most_connections,
+            most_connections=self._facts.config.limits.max_connections_total,
             stuck_seconds=math.inf,  # it would not be asked
             start_seconds=math.inf,
         )
@@ -136,7 +134,7 @@ async def _serve(
     page = Page.new(1)
     facts = Facts(config, PatternPlaces(), lambda: True)
     facts.process_started("worker")
-    presence = _Presence(page, notifier, facts, config.limits.max_connections_total)
+    presence = _Presence(page, facts, notifier)
     port = None if admin is None else AdminPort(config, admin, registry(page, facts), presence.health)
     if port is not None:
         await port.start()

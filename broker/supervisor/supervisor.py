@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from broker.admin.health import Health, Process
+from broker.admin import health
 from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
 from broker.config.reload import in_force
@@ -289,10 +289,10 @@ class Supervisor:
 
     # Asked by the admin port.
 
-    def _health(self) -> Health:
+    def _health(self) -> health.Health:
         now = time.monotonic()
         rules, limits = self._config.supervisor, self._config.limits
-        return Health(
+        return health.Health(
             self._count,
             [self._process(keeper, now) for keeper in self._workers if not keeper.over],
             [self._process(keeper, now) for keeper in self._former if not keeper.over],
@@ -304,13 +304,13 @@ class Supervisor:
             start_seconds=rules.start_seconds,
         )
 
-    def _process(self, keeper: Keeper, now: float) -> Process:
+    def _process(self, keeper: Keeper, now: float) -> health.Process:
         child = keeper.child
         if child is None or child.ready_since is None:
-            return Process(str(child or keeper), False, now - keeper.waits_since, stuck=keeper.was_stuck)
+            return health.Process(str(child or keeper), False, now - keeper.waits_since, stuck=keeper.was_stuck)
         row = self.page.row(child.slot)
         silent = now - self._heard_of(child)
-        return Process(str(child), True, silent, stuck=child.stuck, full=row.paused, linked=row.link_up)
+        return health.Process(str(child), True, silent, stuck=child.stuck, full=row.paused, linked=row.link_up)
 
     # Ending.
 

@@ -53,6 +53,10 @@ def test_a_broker_that_is_well_is_live_and_ready(served: tuple[Admin, int]) -> N
     assert admin.probe("/livez") == (200, "every event loop turns\n")
     engine = "the engine sequences\n" if count > 1 else ""
     assert admin.probe("/readyz") == (200, f"{count} of {count} workers accept\n{engine}")
+    families = {family.name: family for family in parse_prometheus(admin.ask("/metrics").text)}
+    workers_now = {sample.labels["state"]: sample.value for sample in families["wsbroker_workers"].samples}
+    assert workers_now == {"starting": 0, "accepting": count, "draining": 0}
+    assert [sample.value for sample in families["wsbroker_engine_links"].samples] == [count if count > 1 else 0]
     assert admin.ask("/readyz", host="10.1.2.3:9000").status == 200, "a kubelet names the pod's address"
 
 
@@ -122,7 +126,7 @@ def test_a_stuck_worker_is_not_live_until_it_is_replaced(tmp_path: Path) -> None
         admin.until("/livez", 503, "worker 0 was stuck and is being started again|worker 0 .* is stuck: .*")
         assert admin.probe("/readyz")[0] == 200, "the other serves"
         admin.until("/livez", 200, "every event loop turns")
-        assert workers(broker)[0] != stopped
+        assert int(broker.said(r"worker 0 \(pid (\d+)\) accepts", 2)[1][1]) != stopped
         admin.until("/readyz", 200, "2 of 2 workers accept")
         assert broker.stop() == 0
 
