@@ -5,16 +5,16 @@ injection and response objects, which cost more than the publish itself; what it
 document. Here, too, is the one place where an error becomes a problem document, and where answers are counted.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from broker.api.access import Access, Headers
 from broker.api.problems import Problem
 from broker.api.publishing import Publishing
+from broker.log import get_logger
 from broker.protocol.names import percent_decode
 
-log = logging.getLogger("broker.api")
+log = get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,7 +63,7 @@ class Front:
             pass
         except Exception:
             # Neither path nor headers: they are a stranger's text.
-            log.exception("a request of the HTTP API failed")
+            log.exception("request of the API failed")
             await self._refuse(send, Problem("internal_error"))
 
     async def _refuse(self, send: Send, problem: Problem) -> None:

@@ -59,6 +59,7 @@ TABLE = (
     ("n_refused_total", "upgrades answered 503 because all workers together hold max_connections_total"),
     ("n_refused_address", "upgrades answered 429 because their address holds max_connections_per_address"),
     ("n_refused_blocked", "upgrades answered 429 because their address was refused too often within the minute"),
+    ("n_log_suppressed", "lines of the log that were not written because of log.lines_per_second"),
     ("g_connections", "connections now"),
     ("g_refused", "of them those that were refused in HTTP and have not gone yet"),
     ("g_sessions", "open sessions now"),

@@ -1,20 +1,20 @@
 """A single worker in the main process. Nobody supervises it but systemd, which is told what a supervisor would tell."""
 
-import logging
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 
+from broker import log as logs
 from broker import worker
 from broker.config.errors import ConfigError
-from broker.config.reload import changed, in_force
+from broker.config.reload import in_force
 from broker.config.schema import Config
-from broker.supervisor.listeners import API_IS_CLOSED
+from broker.supervisor import telling
 from broker.supervisor.notify import Notifier
 from broker.worker import BEAT_SECONDS, Worker
 
-log = logging.getLogger(__name__)
+log = logs.get_logger(__name__, limited=False)
 
 _STATUS = "1 worker accepts"
 
@@ -35,15 +35,12 @@ class _Renewal:
             await worker.reload(config)
         except ConfigError as error:
             for problem in error.problems:
-                log.error("not reloaded: %s", problem)
+                log.error("reload refused", problem=problem)
         except Exception:
-            log.exception("not reloaded; whoever is connected stays so")
+            log.exception("reload failed")
         else:
-            for wait in waits:
-                log.warning("%s", wait)
-            if worker.api is None and config.api.keys and config.api.listen:
-                log.warning(API_IS_CLOSED)
-            log.info("reloaded; changed: %s", ", ".join(changed(self._config, config)) or "nothing")
+            logs.use(config.log)
+            telling.reloaded(self._config, config, waits, api_closed=worker.api is None)
             self._config = config
         self._notifier.ready(_STATUS)
 
@@ -65,6 +62,10 @@ def run(
         announce()
         notifier.ready(_STATUS)
 
+    def stopping() -> None:
+        telling.stopping()
+        notifier.stopping("closing connections")
+
     def beat(_: Worker) -> tuple[int, ...]:
         notifier.watchdog_if_due(time.monotonic(), BEAT_SECONDS)
         return ()
@@ -73,7 +74,7 @@ def run(
         config,
         listeners,
         ready,
-        on_stopping=lambda: notifier.stopping("closing connections"),
+        on_stopping=stopping,
         on_reload=_Renewal(config, reload, notifier).run,
         # 20 looks a second are for a watchdog only.
         beat=None if notifier.watchdog_seconds is None else beat,

@@ -7,23 +7,25 @@ of the machine can read. The child dies with its supervisor, whatever kills that
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
 import uvloop
 
+from broker import log
 from broker.config.schema import Config
 from broker.engine import process as engine_process
 from broker.engine.link import LinkEngine
 from broker.metrics.page import Page
 from broker.native import _counters
+from broker.native.counting import Count
 from broker.supervisor.siblings import Siblings
 from broker.worker import serve
 
@@ -55,7 +57,6 @@ class ChildSpec(msgspec.Struct, frozen=True):
     pollers: tuple[tuple[int, ...], ...] = ()
     # The listener of the HTTP API, which all workers share; -1 = there is none.
     api_fd: int = -1
-    verbose: bool = False
 
     @property
     def name(self) -> str:
@@ -89,16 +90,6 @@ def die_with(supervisor_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != supervisor_pid:
         os._exit(1)
-
-
-def configure_logging(verbose: bool, name: str | None = None) -> None:
-    """Lines of several processes go to one standard error: those of a child say whose they are."""
-    whose = f" {name}:" if name else ""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format=f"%(asctime)s %(levelname)s{whose} %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
 
 
 def _ready(fd: int) -> None:
@@ -138,6 +129,7 @@ async def _serve_engine(spec: ChildSpec, page: Page) -> None:
     def beat(engine: engine_process.EngineProcess) -> None:
         counters[_LINK_LOST] = engine.exchange.lost_count
         row.heartbeat_ns = time.monotonic_ns()
+        log.tell_suppressed()
 
     with socket.socket(fileno=spec.link_fd) as listener:
         listener.setblocking(False)
@@ -161,9 +153,11 @@ def main() -> None:
     # A terminal's Ctrl-C is for the supervisor, which tells its children what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    configure_logging(spec.verbose, spec.name)
+    log.configure(spec.name, spec.config.log)
     page = Page(spec.page_fd, spec.workers)
-    page.row(spec.slot).begin(os.getpid())
+    row = page.row(spec.slot)
+    row.begin(os.getpid())
+    log.count_suppressed(partial(Count(row.counters), "n_log_suppressed"))
     ROLES[spec.role](spec, page)
 
 

@@ -19,5 +19,5 @@ async def test_a_reload_that_fails_in_a_way_that_nobody_thought_of_ends_nobody(
 
     renewal = _Renewal(Config(), Config, Notifier.from_environment())
     await renewal.run(cast(Worker, Broken()))
-    assert "not reloaded" in caplog.text
+    assert "reload failed" in caplog.text
     assert "never seen before" in caplog.text
