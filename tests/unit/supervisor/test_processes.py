@@ -19,6 +19,7 @@ class FakeChild:
 
     name = "worker 7"
     slot = 3
+    pid = 4711
 
     def __init__(self, *, deaf: bool = False) -> None:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -26,9 +27,6 @@ class FakeChild:
         self.ready_since: float | None = None
         self.heard: list[int] = []
         self.deaf = deaf
-
-    def __str__(self) -> str:
-        return self.name
 
     def accept(self, since: float) -> None:
         self.ready_since = since
