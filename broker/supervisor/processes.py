@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from broker.log import get_logger
 from broker.supervisor.child import ChildSpec, write_spec
@@ -38,12 +38,18 @@ class Child:
         self.dead: asyncio.Future[int] = self._loop.create_future()
         # CLOCK_MONOTONIC, as the heartbeats.
         self.ready_since: float | None = None
+        self.stuck = False  # set by whoever kills it for that
         self._loop.add_reader(self._pidfd, self._on_end)
         self._loop.add_reader(ready_fd, self._on_ready)
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def reason(self) -> Literal["exit", "killed", "stuck"]:
+        """Of its death, once it is dead."""
+        return "stuck" if self.stuck else "exit" if self.dead.result() >= 0 else "killed"
 
     def _on_ready(self) -> None:
         self._loop.remove_reader(self._ready_fd)
@@ -112,7 +118,8 @@ def describe(status: int) -> str:
 class Keeper:
     """Keeps one child alive until it is retired: starts it, and again after each death, after a wait.
 
-    `over` is told of each end, before the next start. `task` ends when a retired child is dead, or with CrashLoopError.
+    `over` is told of each end, before the next start, and whether nobody had told it to. `task` ends when a retired
+    child is dead, or with CrashLoopError.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class Keeper:
         start: Callable[[], Child],
         restarts: Restarts,
         start_seconds: float,
-        over: Callable[[Child], None],
+        over: Callable[[Child, bool], None],
     ) -> None:
         self._name = name
         self._start = start
@@ -160,7 +167,7 @@ class Keeper:
         await self._first_sign(child)
         await child.dead
         self.child = None
-        self._over(child)
+        self._over(child, not self._retired.is_set())
         return None if child.ready_since is None else time.monotonic() - child.ready_since
 
     async def _first_sign(self, child: Child) -> None:

@@ -17,7 +17,9 @@ from broker import log as logs
 from broker.config.errors import ConfigError
 from broker.config.reload import Waits, in_force
 from broker.config.schema import Config
+from broker.metrics.facts import Facts, Process
 from broker.metrics.page import ENGINE, Page, worker_slot
+from broker.metrics.patterns import PatternPlaces
 from broker.supervisor import telling
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.notify import Notifier
@@ -60,6 +62,7 @@ class Supervisor:
         self._count = workers
         self._notifier = notifier
         self.page = Page.new(workers)
+        self.facts = Facts(config, PatternPlaces(), self._engine_up)
         # Nobody can be there first, or guess it.
         self._link_address = f"\0ws-broker-{secrets.token_hex(16)}"
         self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -113,12 +116,21 @@ class Supervisor:
     def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
         rules = config.supervisor
 
-        def over(child: Child) -> None:
+        process: Process = "engine" if name == "engine" else "worker"
+
+        def started(make: Callable[[int], ChildSpec]) -> Child:
+            child = start_child(make)
+            self.facts.process_started(process)
+            return child
+
+        def over(child: Child, untold: bool) -> None:
             self.page.retire(child.slot)
+            if untold:
+                self.facts.process_died(process, child.reason)
 
         return Keeper(
             name,
-            lambda: start_child(lambda ready_fd: make_spec(config, ready_fd)),
+            lambda: started(lambda ready_fd: make_spec(config, ready_fd)),
             Restarts(rules.most_early_deaths, rules.early_death_seconds),
             rules.start_seconds,
             over,
@@ -159,6 +171,7 @@ class Supervisor:
                 listeners=self._fds,
                 pollers=self._pollers,
                 api_fd=-1 if self._api is None else self._api.fileno(),
+                pattern_places=dict(self.facts.patterns.assign(config.channels)),
             )
 
         return make
@@ -185,6 +198,7 @@ class Supervisor:
         try:
             config, waits = in_force(self._config, self._load(), alone=False)
         except ConfigError as error:
+            self.facts.reloaded(None)
             for problem in error.problems:
                 log.error("reload refused", problem=problem)
         else:
@@ -199,6 +213,7 @@ class Supervisor:
             return
         broken = [keeper.task.exception() for keeper in self._former if keeper.task.done()]
         if broken:
+            self.facts.reloaded(None)
             log.error("reload refused", problem=str(broken[0]))
             self._generation ^= 1
         else:
@@ -206,6 +221,7 @@ class Supervisor:
             logs.use(config.log)
             telling.reloaded(self._config, config, waits, api_closed=self._api is None)
             self._config = config
+            self.facts.reloaded(config)
             self._judge = Judge(config.supervisor.stuck_seconds)
         for keeper in self._former:
             keeper.retire()
@@ -237,13 +253,17 @@ class Supervisor:
                 child = children[stuck]
                 silent = round(now - beats[stuck], 1)
                 log.error("child is stuck and is killed", child=child.name, child_pid=child.pid, silent_seconds=silent)
-                children[stuck].signal(signal.SIGKILL)
+                child.stuck = True
+                child.signal(signal.SIGKILL)
             if all(now - beat < rules.stuck_seconds for beat in beats.values()):
                 self._notifier.watchdog_if_due(now, tick)
             if self._notifier.active and now - last_status >= STATUS_SECONDS and not self._stop.is_set():
                 last_status = now
                 if told != (told := self._status()):
                     self._notifier.status(told)
+
+    def _engine_up(self) -> bool:
+        return any(keeper.child is not None and keeper.child.ready.done() for keeper in self._engine)
 
     def _heard_of(self, child: Child) -> float:
         return max(self.page.row(child.slot).heartbeat_ns / 1e9, child.ready_since or 0.0)
@@ -257,6 +277,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._stop.set()
+        self.facts.draining = True
         telling.stopping()
         self._notifier.stopping("closing connections")
         if self._announced:  # otherwise nobody sends clients here

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from broker import __version__
 from broker.config.reload import Waits, changed
-from broker.config.safety import unsafe
 from broker.config.schema import Config
+from broker.config.unsafe import dangers
 from broker.log import get_logger
 from broker.native._build import BUILD
 
@@ -41,7 +41,7 @@ def starting(config: Config, file: str | None, workers: int, advice: Iterable[st
 
 def warn(config: Config, advice: Iterable[str] = ()) -> None:
     """`advice`: lines "KEY: what could be safer" of the checks, which also look at files."""
-    found = unsafe(config)
+    found = dangers(config)
     for line in advice:
         key, _, why = line.partition(": ")
         found.setdefault(key, why)

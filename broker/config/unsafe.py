@@ -1,22 +1,17 @@
-"""Settings that open a door: those in force are warned of at each start and reload, and shown as a metric."""
+"""Settings that give up some safety. None is a default; those in force are said at the start and in the metrics."""
 
 from urllib.parse import urlsplit
 
 from broker.config.schema import Config
 from broker.config.values import is_loopback
 
-# Every key that `unsafe` can name, so that a metric has a fixed set of them.
-SETTINGS = (
-    "server.dev",
-    "server.dev_on_any_address",
-    "server.origins",
-    "server.anyone_may_publish_from_anywhere",
-    "auth.allow_tokens_in_urls_that_get_logged",
-    "hook.url",
-)
+
+def unsafe_settings(config: Config) -> list[str]:
+    """Dotted names of those that are in force, in the order of the schema."""
+    return list(dangers(config))
 
 
-def unsafe(config: Config) -> dict[str, str]:
+def dangers(config: Config) -> dict[str, str]:
     """Key to what it lets happen, of those that are set so. The texts hold no value."""
     server, found = config.server, {}
     if server.dev:
