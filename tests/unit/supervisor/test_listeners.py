@@ -217,7 +217,7 @@ def test_in_development_an_admin_port_that_nobody_asked_for_gives_way(
     assert found.admin is not None
     assert port_of(found.admin) != port
     assert f"127.0.0.1:{port} is in use" in caplog.text
-    assert "metrics take another port" in caplog.text
+    assert "admin port takes another port" in caplog.text
 
 
 def test_without_an_address_there_is_no_admin_port(stack: ExitStack) -> None:
