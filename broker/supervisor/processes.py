@@ -36,9 +36,9 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.dead: asyncio.Future[int] = self._loop.create_future()
+        self.stuck = False  # it is killed because its loop did not turn any more
         # CLOCK_MONOTONIC, as the heartbeats.
         self.ready_since: float | None = None
-        self.stuck = False  # set by whoever kills it for that
         self._loop.add_reader(self._pidfd, self._on_end)
         self._loop.add_reader(ready_fd, self._on_ready)
 

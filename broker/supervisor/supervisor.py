@@ -21,7 +21,7 @@ from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
 from broker.metrics.collector import registry
-from broker.metrics.facts import Facts, Process
+from broker.metrics.facts import Facts, ProcessKind
 from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.metrics.patterns import PatternPlaces
 from broker.supervisor.child import ChildSpec
@@ -128,7 +128,7 @@ class Supervisor:
     def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
         rules = config.supervisor
 
-        process: Process = "engine" if name == "engine" else "worker"
+        process: ProcessKind = "engine" if name == "engine" else "worker"
 
         def started(make: Callable[[int], ChildSpec]) -> Child:
             child = start_child(make)
