@@ -32,11 +32,14 @@ WITH_ASAN = $(call WITH_BUILD,asan) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 ##@ Use
-.PHONY: run build
+.PHONY: run build dist
 run: build ## build everything and serve the demo page: ws-broker serve --dev
 	$(BIN)/ws-broker serve --dev $(ARGS)
 
 build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
+
+dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source archive, in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 ##@ Develop
 .PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
@@ -83,6 +86,7 @@ LOCKED = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11
 lock: build-packages ## renew requirements/*.txt from pyproject.toml (newest versions, with hashes)
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build -o requirements/build.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml -c requirements/build.txt -o requirements/run.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build --group test --group check -c requirements/build.txt -o requirements/test.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group fuzz -c requirements/test.txt -o requirements/fuzz.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group loadtest -c requirements/test.txt -o requirements/loadtest.txt
