@@ -42,7 +42,7 @@ dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source 
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench newcomer
 check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -78,6 +78,9 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
+	@tests/tools/newcomer.sh
 
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
