@@ -15,6 +15,7 @@ began=$(date +%s)
 step() { echo "[$(($(date +%s) - began)) s] $*"; }
 
 root=$(mktemp -d /tmp/newcomer.XXXXXX)
+chmod 755 "$root" # apt fetches as a user of its own
 server=
 end() {
     [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true
@@ -29,16 +30,14 @@ step "a fresh Debian $suite"
 debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$root.log" 2>&1 || { tail -5 "$root.log"; exit 1; }
 rm -f "$root.log"
 mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
+mount --bind /dev "$root/dev"
 mkdir "$root/repository" && mount --bind "$PWD" "$root/repository"
 cp /etc/resolv.conf "$root/etc/" 2>/dev/null || true
-# A site that looks into TLS has its own authority; the newcomer's machine knows it as this one does.
-if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
-    mkdir -p "$root/etc/ssl/certs" && cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-fi
+# Whom pip trusts: as this machine, which may stand behind a site's own authority.
+cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/root/authorities.crt"
 inside() {
     chroot "$root" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-        PIP_CERT=/etc/ssl/certs/ca-certificates.crt DEBIAN_FRONTEND=noninteractive sh -euc "cd /root; $1"
+        PIP_CERT=/root/authorities.crt DEBIAN_FRONTEND=noninteractive sh -euc "cd /root; $1"
 }
 
 # What the page says, word for word: if it changes, this walks the new way.
