@@ -21,7 +21,7 @@ import pytest
 from broker.config.schema import Config
 from tests.process.command import Served, environment, say_goodbye
 from tests.process.supervised import children
-from tests.process.systemd import next_message, notifications
+from tests.process.systemd import notifications, said
 from tests.process.unit_file import FOLDER, PROGRAM, STATE, Unit, command_line, started
 
 SERVICE = Unit("ws-broker.service")
@@ -113,12 +113,6 @@ def service(folder: Path, *, prefix: tuple[str, ...] = ()) -> Iterator[tuple[Ser
         yield broker, receiver, ports
         if broker.process.poll() is None:
             assert broker.stop() == 0
-
-
-def said(receiver: socket.socket, first: str) -> str:
-    while not (message := next_message(receiver)).startswith(first):
-        assert message.startswith(("WATCHDOG=", "STATUS=", "EXTEND_TIMEOUT_USEC=")), message
-    return message
 
 
 def test_the_service_is_ready_serves_reloads_and_drains(tmp_path: Path) -> None:
