@@ -120,6 +120,7 @@ fuzz-packages:
 INSTALL = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r
 
 $(VENV)/.run: requirements/build.txt | build-packages
+	@echo "making $(VENV) and installing what the broker is made with, about half a minute"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) $<
 	touch $@
@@ -138,6 +139,7 @@ $(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run | build/release/.built
 	touch $@
 
 build/release/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
+	@echo "compiling the core, about a minute"
 	BROKER_BUILD=release $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 

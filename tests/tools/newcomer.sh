@@ -16,11 +16,16 @@ step() { echo "[$(($(date +%s) - began)) s] $*"; }
 
 root=$(mktemp -d /tmp/newcomer.XXXXXX)
 chmod 755 "$root" # apt fetches as a user of its own
-server=
+# Every process whose root it is: make, its shell, the broker.
+of_newcomer() {
+    for process in /proc/[0-9]*; do
+        [ "$(readlink "$process/root" 2>/dev/null)" = "$root" ] && echo "${process#/proc/}" || true
+    done
+}
 end() {
-    [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true
-    [ -z "$server" ] || wait "$server" 2>/dev/null || true
-    umount "$root/repository" "$root/proc" "$root/dev" 2>/dev/null || true
+    for process in $(of_newcomer); do kill -TERM "$process" 2>/dev/null || true; done
+    while [ -n "$(of_newcomer)" ]; do sleep 0.2; done
+    for mounted in repository proc dev; do umount "$root/$mounted" 2>/dev/null || true; done
     [ "${KEEP:-}" = 1 ] && echo "kept: $root" || rm -rf --one-file-system "$root"
 }
 trap end EXIT
@@ -47,7 +52,8 @@ commands=$(awk '/^## Try it/ {there = 1} there && /^```$/ {exit} there && inside
 [ -n "$packages" ] && [ -n "$commands" ] || { echo "newcomer.sh: README.md names no packages or no commands" >&2; exit 1; }
 
 step "the packages of README.md: $packages"
-inside "apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages >/dev/null"
+# curl stands for the browser, and runs the line that the broker prints.
+inside "apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages curl >/dev/null"
 
 step "its two commands:"
 echo "$commands" | sed 's/^/    /'
