@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import urllib.request
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -78,7 +79,11 @@ def running(program: Path, folder: Path) -> Iterator[Served]:
     with subprocess.Popen(
         [program, "serve", "--dev", "--listen", "127.0.0.1:0"],
         cwd=folder,
-        env={name: value for name, value in environment().items() if not name.startswith(("PYTHON", "BROKER_"))},
+        env={
+            name: value
+            for name, value in environment().items()
+            if not name.startswith(("PYTHON", "BROKER_", "WSBROKER_"))
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -106,6 +111,8 @@ def test_a_newcomer_with_a_wheel_gets_to_a_message(wheel: Path, tmp_path: Path) 
             )
             assert '"channel":"news"' in shown.stdout
             assert page.recv(30)
+        with urllib.request.urlopen(f"{broker.admin_url}/metrics", timeout=30) as metrics:
+            assert b'\nwsbroker_messages_total{stage="published"} 2.0\n' in metrics.read()
         assert broker.stop() == 0
     version = subprocess.run([tmp_path / "venv/bin/ws-broker", "--version"], capture_output=True, text=True, check=True)
     assert re.match(r"ws-broker \S+ \(release build, Python ", version.stdout)

@@ -120,6 +120,7 @@ def test_the_service_is_ready_serves_reloads_and_drains(tmp_path: Path) -> None:
         said(receiver, "READY=1\nSTATUS=2 of 2 workers accept")
         client = broker.open()
         assert answers(ports[1], "/v1/nowhere") == 401
+        assert answers(ports[2], "/readyz") == 200
         check, hang_up = SERVICE.values("ExecReload")
         assert hang_up == '/bin/sh -c "kill -HUP $MAINPID"'
         assert checked(check, tmp_path).returncode == 0
