@@ -32,14 +32,17 @@ WITH_ASAN = $(call WITH_BUILD,asan) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 ##@ Use
-.PHONY: run build
+.PHONY: run build dist
 run: build ## build everything and serve the demo page: ws-broker serve --dev
 	$(BIN)/ws-broker serve --dev $(ARGS)
 
 build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
 
+dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source archive, in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench newcomer
 check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -76,6 +79,9 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
 
+newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
+	@tests/tools/newcomer.sh
+
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
 # Each requirement file is complete with those before it, and pinned to the versions of the one before it.
@@ -83,6 +89,7 @@ LOCKED = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11
 lock: build-packages ## renew requirements/*.txt from pyproject.toml (newest versions, with hashes)
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build -o requirements/build.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml -c requirements/build.txt -o requirements/run.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build --group test --group check -c requirements/build.txt -o requirements/test.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group fuzz -c requirements/test.txt -o requirements/fuzz.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group loadtest -c requirements/test.txt -o requirements/loadtest.txt
@@ -113,6 +120,7 @@ fuzz-packages:
 INSTALL = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r
 
 $(VENV)/.run: requirements/build.txt | build-packages
+	@echo "making $(VENV) and installing what the broker is made with, about half a minute"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) $<
 	touch $@
@@ -131,6 +139,7 @@ $(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run | build/release/.built
 	touch $@
 
 build/release/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
+	@echo "compiling the core, about a minute"
 	BROKER_BUILD=release $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 

@@ -36,6 +36,8 @@ PYTHON_CODE
             command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
             # What the command line's help and documentation show goes through pipes of both.
             command -v curl >/dev/null || echo curl
+            # It judges the units of deploy/systemd, and brings the library of their system call filter.
+            command -v systemd-analyze >/dev/null || echo systemd
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
