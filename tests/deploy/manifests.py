@@ -17,6 +17,13 @@ from tests.process.command import COMMAND, ROOT, environment
 
 KEYS = "/etc/ws-broker-keys"
 STATE = "/var/lib/ws-broker"
+# What deploy/docker/Dockerfile sets; the variables of the pod win.
+IMAGE = {
+    "WSBROKER_SERVER_LISTEN": "0.0.0.0:8000",
+    "WSBROKER_API_LISTEN": "0.0.0.0:8001",
+    "WSBROKER_ADMIN_LISTEN": "0.0.0.0:9000",
+    "WSBROKER_SERVER_STATE_DIRECTORY": STATE,
+}
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "m": 1e-3, "": 1}
 
 
@@ -68,7 +75,7 @@ class Files:
         (folder / "keys" / "site.public.pem").write_bytes(
             key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         )
-        self.variables = {name: self._here(value) for name, value in variables(manifests).items()}
+        self.variables = {name: self._here(value) for name, value in (IMAGE | variables(manifests)).items()}
         self.config = folder / "broker.toml"
         text = only(manifests, "ConfigMap", "ws-broker")["data"]["broker.toml"]
         self.config.write_text(self._here(text))

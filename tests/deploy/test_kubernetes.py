@@ -12,7 +12,8 @@ import pytest
 
 from broker import __version__
 from tests.deploy.kustomize import BUILT, FOLDER, Manifest, composed, problems, rendered, tool
-from tests.deploy.manifests import Files, container, only, pod, variables
+from tests.deploy.manifests import Files, container, only, pod
+from tests.process.admin import FLAGS, Admin
 from tests.process.command import serving
 
 # The oldest that docs/kubernetes.md names, and the newest whose schemas the tests have.
@@ -27,7 +28,7 @@ import os, runpy, sys
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 def watch(event, given):
     wrote = event == "open" and isinstance(given[0], (str, bytes)) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if wrote or event in CHANGES:
+    if wrote or event in CHANGES and not isinstance(given[0], int):
         print(f"CHANGED {os.fsdecode(given[0])}", file=sys.stderr, flush=True)
 sys.dont_write_bytecode = True
 sys.addaudithook(watch)
@@ -174,12 +175,7 @@ def test_every_selector_selects_the_pods_of_the_broker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_broker_takes_its_configuration_from_the_configmap_and_the_variables(folder: str, tmp_path: Path) -> None:
-    files = Files(tmp_path, rendered(folder))
-    files.check()
-    settings = files.settings()
-    assert settings.server.listen == "0.0.0.0:8000"
-    assert settings.server.workers == "auto"
-    assert not settings.server.dev
+    Files(tmp_path, rendered(folder)).check()
 
 
 def test_the_example_begins_with_the_configuration_of_the_base() -> None:
@@ -194,11 +190,16 @@ def test_the_pod_starts_as_its_manifest_says_and_writes_only_where_it_may(tmp_pa
     watch = tmp_path / "watch.py"
     watch.write_text(WATCH)
     # One CPU in the pod; the ports of the manifest may be taken here.
-    extra = {**files.variables, "WSBROKER_SERVER_WORKERS": "1", "WSBROKER_ADMIN_LISTEN": "127.0.0.1:0"}
-    arguments = files.arguments[1:]
+    extra = {**files.variables, "WSBROKER_SERVER_WORKERS": "1"}
+    arguments = (*files.arguments[1:], *FLAGS)
     with serving(*arguments, dev=False, prefix=[sys.executable, str(watch)], extra=extra) as broker:
         with closing(broker.open("news")):
-            pass
+            # What the kubelet and Prometheus ask it.
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                path = container(rendered("base"))[probe]["httpGet"]["path"]
+                assert Admin(broker).probe(path)[0] == 200, probe
+            (endpoint,) = only(everything(make(tmp_path / "all")), "ServiceMonitor")["spec"]["endpoints"]
+            assert 'wsbroker_connections{worker="0"} 1.0' in Admin(broker).ask(endpoint["path"]).text
         assert broker.stop() == 0, broker.errors
     changed = {Path(path) for path in re.findall(r"^CHANGED (.*)$", broker.errors, re.MULTILINE)}
     state = folder / "state"
@@ -223,14 +224,6 @@ def test_several_pods_wait_for_the_shared_engine_that_there_is_not_yet() -> None
     assert not [one for one in manifests if one["metadata"]["name"] == "ws-broker-engine"]
     head = (FOLDER / "overlays/shared-engine/kustomization.yaml").read_text().partition("\napiVersion")[0]
     assert "THERE IS NONE YET" in head
-
-
-def test_a_broker_of_several_pods_leaves_its_history_to_the_engine(tmp_path: Path) -> None:
-    manifests = rendered("overlays/shared-engine")
-    # Not left out: the image has one of its own.
-    assert variables(manifests)["WSBROKER_SERVER_STATE_DIRECTORY"] == ""
-    assert not [one for one in manifests if one["kind"] == "PersistentVolumeClaim"]
-    assert Files(tmp_path, manifests).settings().server.state_directory == ""
 
 
 def test_whoever_has_no_kustomize_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

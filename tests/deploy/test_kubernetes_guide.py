@@ -12,6 +12,7 @@ from websockets.typing import Subprotocol
 from broker.metrics import catalogue
 from tests.deploy.kustomize import FOLDER, ROOT, render
 from tests.deploy.manifests import Files, container, only, pod
+from tests.process.admin import FLAGS
 from tests.process.command import PATIENCE_SECONDS, serving
 from tests.process.examples import shell
 
@@ -48,8 +49,7 @@ def test_after_the_first_steps_the_back_end_publishes_and_a_page_hears_it(checko
     mounted.mkdir()
     files = Files(mounted, manifests)
     assert list(files.settings().api.keys) == ["backend"]
-    extra = {**files.variables, "WSBROKER_ADMIN_LISTEN": "127.0.0.1:0"}
-    with serving(*files.arguments[1:], dev=False, extra=extra) as broker:
+    with serving(*files.arguments[1:], *FLAGS, dev=False, extra=files.variables) as broker:
         with connect(broker.url, subprotocols=[Subprotocol("news")]) as subscriber:
             line = block("sh", "curl").replace(API, f"{broker.api_url}/")
             assert line.count(broker.api_url) == 1

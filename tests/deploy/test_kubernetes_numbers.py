@@ -249,6 +249,20 @@ def test_the_state_volume_holds_the_history_twice(alone: Given) -> None:
     assert limits.snapshot_seconds >= 5 * pod(manifests)["terminationGracePeriodSeconds"]
 
 
+def test_a_broker_of_several_pods_leaves_its_history_to_the_engine(several: Given) -> None:
+    # Not left out: the image has one of its own.
+    assert variables(several.manifests)["WSBROKER_SERVER_STATE_DIRECTORY"] == ""
+    assert several.settings.server.state_directory == ""
+    assert not [one for one in several.manifests if one["kind"] == "PersistentVolumeClaim"]
+    assert "state" not in {one["name"] for one in container(several.manifests)["volumeMounts"]}
+
+
+def test_as_many_workers_start_as_the_cpu_limit_pays_for(given: Given) -> None:
+    assert given.settings.server.workers == "auto"
+    # A fraction would start one worker more than it pays for.
+    assert quantity(container(given.manifests)["resources"]["limits"]["cpu"]) == workers(given.manifests)
+
+
 def test_the_pod_runs_as_the_user_of_the_image_and_the_volumes_are_its_groups(given: Given) -> None:
     manifests = given.manifests
     context = pod(manifests)["securityContext"]
