@@ -39,7 +39,9 @@ PYTHON_CODE
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
-            command -v npm >/dev/null || echo npm ;;
+            command -v npm >/dev/null || echo npm
+            # promtool for the alerts; the server itself scrapes a broker. (In a container its service is not started.)
+            command -v prometheus >/dev/null || echo prometheus ;;
         fuzz) command -v clang >/dev/null || echo clang ;;
     esac
 }
