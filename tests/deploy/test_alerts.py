@@ -1,4 +1,4 @@
-"""The alerts: Debian's promtool takes them, each fires when it has to and is quiet when all is well, each is explained."""
+"""The alerts: promtool takes them, each fires when it has to and is quiet when all is well, each is explained."""
 
 import re
 
