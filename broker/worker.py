@@ -41,6 +41,7 @@ from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, served
 from broker.gauges import Gauges
 from broker.native import _counters
+from broker.native._histogram import observe
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
 from broker.native.counting import Count
@@ -160,7 +161,13 @@ class Worker:
         if api is not None:
             places = {name: at for at, name in enumerate(_counters.NAMES)}
             row = memoryview(self.counters).cast("B").cast("Q")
-            self.api = Api(config, api, self.node, self.control, Tally(row, places))
+            self.api = Api(
+                config,
+                api,
+                self.node,
+                self.control,
+                Tally(row, places, observe, _counters.HISTOGRAMS["api_request_ns"]),
+            )
         self.gateway.reactor = self.reactor
         origins = _origins(config)
         self.permissions = Permissions(config.channels, open=open_to_all(config))
