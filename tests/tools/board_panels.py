@@ -369,6 +369,7 @@ ROWS: dict[str, tuple[Wanted, ...]] = {
             (
                 Query("sum by (state) (wsbroker_workers)", "{{state}}"),
                 Query("sum(wsbroker_engine_up)", "engines"),
+                Query("sum(wsbroker_engine_links)", "links to engines"),
                 Query("sum(wsbroker_draining)", "brokers that end"),
             ),
         ),
@@ -389,13 +390,12 @@ ROWS: dict[str, tuple[Wanted, ...]] = {
         ),
         Wanted(
             "lines",
-            "Reloads, mistakes, lines left out",
-            "Of the configuration; of the broker itself; of the log.",
+            "Reloads and mistakes",
+            "Of the configuration; of the broker itself.",
             "short",
             (
                 Query("sum by (result) (increase(wsbroker_reloads_total[$__rate_interval]))", "reloads {{result}}"),
                 Query("sum(increase(wsbroker_callback_errors_total[$__rate_interval]))", "mistakes"),
-                Query("sum(increase(wsbroker_log_lines_suppressed_total[$__rate_interval]))", "lines left out"),
             ),
         ),
         Wanted(
