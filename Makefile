@@ -52,6 +52,7 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 
 docs-reference: $(VENV)/.tests ## write what is made from the code: reference in docs/configuration.md, docs/metrics.md, the Grafana board
 	$(BIN)/python -m tests.tools.configuration_reference
+	$(BIN)/python -m tests.tools.metrics_reference
 	$(BIN)/python -m tests.tools.board
 
 test: test-packages build $(VENV)/.tests ## install what tests need and run every test

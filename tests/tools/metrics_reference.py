@@ -105,6 +105,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "pattern_drops": "which channels lose messages",
     },
     "Engine and links": {
+        "engine_links": "fewer than workers: one of them can neither publish nor hear; alert WsBrokerLinkDown",
         "engine_link_lag_seconds": "high: the engine or the machine is too busy; alert WsBrokerEngineLinkSlow",
         "engine_link_lost_messages": "any growth: a worker stood still; alert WsBrokerLinkLostMessages",
         "credit_waits": "publishers are faster than the engine; alert WsBrokerPublishersWait",
