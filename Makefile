@@ -53,8 +53,10 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
+docs-reference: $(VENV)/.tests ## write what is made from the code: reference in docs/configuration.md, docs/metrics.md, the Grafana board
 	$(BIN)/python -m tests.tools.configuration_reference
+	$(BIN)/python -m tests.tools.metrics_reference
+	$(BIN)/python -m tests.tools.board
 
 test: test-packages build $(VENV)/.tests ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)

@@ -49,6 +49,8 @@ PYTHON_CODE
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
             command -v npm >/dev/null || echo npm
+            # promtool for the alerts; the server itself scrapes a broker. (In a container its service is not started.)
+            command -v prometheus >/dev/null || echo prometheus
             # Debian 13's kubectl has a kustomize that is new enough; the one of Debian 12 has not.
             if ! has_kustomize && ! command -v go >/dev/null && grep -qs '^VERSION_ID="1[3-9]"' /etc/os-release; then
                 echo kubernetes-client
