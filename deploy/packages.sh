@@ -39,7 +39,10 @@ PYTHON_CODE
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
-            command -v npm >/dev/null || echo npm ;;
+            command -v npm >/dev/null || echo npm
+            # The files of deploy/proxy are started as they are.
+            PATH=$PATH:/usr/sbin command -v nginx >/dev/null || echo nginx
+            PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || echo haproxy ;;
         fuzz) command -v clang >/dev/null || echo clang ;;
     esac
 }
