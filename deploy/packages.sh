@@ -49,6 +49,9 @@ PYTHON_CODE
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
             command -v npm >/dev/null || echo npm
+            # The files of deploy/proxy are started as they are.
+            PATH=$PATH:/usr/sbin command -v nginx >/dev/null || echo nginx
+            PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || echo haproxy
             # promtool for the alerts; the server itself scrapes a broker. (In a container its service is not started.)
             command -v prometheus >/dev/null || echo prometheus
             # Debian 13's kubectl has a kustomize that is new enough; the one of Debian 12 has not.
