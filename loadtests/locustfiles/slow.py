@@ -1,0 +1,85 @@
+"""Slow consumers: after a third of the time `--slow-share` of the users stop reading; the others must not notice.
+
+Half of the channels cut who does not read (4208 too_slow, and it comes back), half drop what is old and say how much. The
+latency of those who read is "delivery" until then and "delivery beside slow readers" afterwards. A stopped reader stands
+still until its queue in the broker has overflowed, reads on, and has to account for every message like everybody else.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+from locust import events
+from locust.env import Environment
+
+from loadtests.locustfiles.options import numbered, options_of
+from loadtests.locustfiles.shapes import Stall
+from loadtests.locustfiles.users import BackEnd, JsonPage, Page
+from loadtests.locustfiles.websocket import WebSocket
+
+BESIDE = "delivery beside slow readers"
+BY_SLOW = "delivery to slow readers"
+# What the kernel holds for one that stopped. The broker's queue (256 KiB, broker.toml) is full after 60 messages more.
+RECEIVE_BUFFER_BYTES = 16_384
+MESSAGE_BYTES = 4096
+
+
+def channels_of(user: Page | BackEnd) -> list[str]:
+    half = max(1, options_of(user).channels // 2)
+    return numbered("lossy", half) + numbered("strict", half)
+
+
+class Steady(Page):
+    """Reads as fast as it can."""
+
+    def channels(self) -> Sequence[str]:
+        names = channels_of(self)
+        return [names[self.number % len(names)]]
+
+    def delivery_name(self) -> str:
+        return BESIDE if self.generator.phase == "stall" else super().delivery_name()
+
+
+class Stopping(JsonPage):
+    """Reads until it is asked to stall; then it stands still for a third of the run, and reads on."""
+
+    expected_closes = frozenset({"too_slow", "too_slow_again"})
+    receive_buffer = RECEIVE_BUFFER_BYTES
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.stood = False
+
+    def channels(self) -> Sequence[str]:
+        names = channels_of(self)
+        return [names[self.number % len(names)]]
+
+    def delivery_name(self) -> str:
+        return BY_SLOW
+
+    def step(self, socket: WebSocket) -> None:
+        if self.generator.phase == "stall" and not self.stood:
+            self.stood = True
+            gevent.sleep(options_of(self).hold / 3)
+        super().step(socket)
+
+
+class Desk(BackEnd):
+    payload_bytes = MESSAGE_BYTES
+
+    def channels(self) -> Sequence[str]:
+        return channels_of(self)
+
+
+class Shape(Stall):
+    pass
+
+
+def weigh(environment: Environment, **_: Any) -> None:
+    """The master reads the weights when it begins to start users."""
+    assert environment.parsed_options is not None
+    share = environment.parsed_options.slow_share
+    Steady.weight, Stopping.weight = 1 - share, share
+
+
+events.init.add_listener(weigh)

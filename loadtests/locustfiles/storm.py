@@ -1,0 +1,27 @@
+"""Reconnect storm: everybody's connection breaks at the same moment, `--cuts` times; all come back and resume.
+
+The channels keep a history. Whoever comes back is to hear all it missed, once, in order; "back again" is the time from the
+cut to the `hello` that says so, the random pause of up to two seconds before it included.
+"""
+
+from collections.abc import Sequence
+
+from loadtests.locustfiles.options import numbered, options_of
+from loadtests.locustfiles.shapes import Storm
+from loadtests.locustfiles.users import BackEnd, JsonPage
+
+
+class Returning(JsonPage):
+    resumes = True
+
+    def channels(self) -> Sequence[str]:
+        return [f"kept.{self.number % options_of(self).channels}"]
+
+
+class Desk(BackEnd):
+    def channels(self) -> Sequence[str]:
+        return numbered("kept", options_of(self).channels)
+
+
+class Shape(Storm):
+    pass
