@@ -1,4 +1,4 @@
-"""The broker that a load test starts: `ws-broker serve` with broker.toml, a key made for this run, ports of the system's."""
+"""The broker that a load test starts: `ws-broker serve` with broker.toml, a key for this run, free ports."""
 
 import hashlib
 import os
@@ -35,9 +35,7 @@ class Broker:
         config.write_text(CONFIG.read_text() + _KEY.format(sha256=hashlib.sha256(self.key.encode()).hexdigest()))
         command = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--workers", str(workers)]
         free = "127.0.0.1:0"
-        variables = dict.fromkeys(
-            ("WSBROKER_SERVER_LISTEN", "WSBROKER_API_LISTEN", "WSBROKER_ADMIN_LISTEN"), free
-        )
+        variables = dict.fromkeys(("WSBROKER_SERVER_LISTEN", "WSBROKER_API_LISTEN", "WSBROKER_ADMIN_LISTEN"), free)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

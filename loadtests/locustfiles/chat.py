@@ -1,7 +1,7 @@
-"""Chat: every client hears a room and speaks in it, about every `--think` seconds. Latency counts from client to client.
+"""Chat: every client hears a room and speaks in it, about every `--think` seconds. Latency is from client to client.
 
-What is said in a room goes to everybody there, the speaker too, so deliveries are the square of its members: `--channels`
-says how many rooms share the users.
+What is said in a room goes to everybody there, the speaker too, so deliveries are the square of its members:
+`--channels` says how many rooms share the users.
 """
 
 import random

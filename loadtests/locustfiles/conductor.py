@@ -1,9 +1,9 @@
 """The master's part: what all workers report, the end of a run in order, and the verdict.
 
-The end: "quiet" (nobody publishes any more; each worker answers what it published), "totals" (all of that; each worker waits
-for what is on its way and answers "settled" with its final numbers). A worker that does not answer is a problem of the
-verdict, and so is everything that locust counts as a failure. Files beside locust's own: PREFIX_sockets.csv, a row a second,
-and PREFIX_verdict.json.
+The end: "quiet" (nobody publishes any more; each worker answers what it published), "totals" (all of that; each worker
+waits for what is on its way and answers "settled" with its final numbers). A worker that does not answer is a problem
+of the verdict, and so is everything that locust counts as a failure. Files beside locust's own: PREFIX_sockets.csv, a
+row a second, and PREFIX_verdict.json.
 """
 
 import csv
@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,9 +24,11 @@ from loadtests.locustfiles.generator import DELIVERY, GENERATOR, LAG, WEBSOCKET
 
 GAUGES = ("sockets", "received", "lost", "repeated", "told")
 COLUMNS = ("seconds", "users", *GAUGES, "lag_ms")
-PROGRESS_SECONDS = 6  # two reports of each worker
+PROGRESS_SECONDS = 5
 # Each step of the end; the workers wait for messages for as long as any come.
 END_SECONDS = 120.0
+# Before it, for those who are away.
+BACK_SECONDS = 30.0
 
 
 class Conductor:
@@ -37,6 +39,8 @@ class Conductor:
         self.runner = runner
         self.most_sockets = 0
         self.problems: list[str] = []
+        # A scenario's own, asked at the end: what was wrong.
+        self.checks: list[Callable[[], list[str]]] = []
         self._started = time.monotonic()
         self._gauges: dict[str, dict[str, float]] = {}
         self._workers: set[str] = set()
@@ -46,7 +50,7 @@ class Conductor:
 
     @property
     def options(self) -> Namespace:
-        options = self.environment.parsed_options
+        options: Namespace | None = self.environment.parsed_options
         assert options is not None, "locust was started by its command"
         return options
 
@@ -57,6 +61,11 @@ class Conductor:
 
     def total(self, gauge: str) -> float:
         return sum(gauges.get(gauge, 0) for gauges in self._gauges.values())
+
+    def count(self, kind: str, name: str) -> int:
+        """How many entries locust has under this name."""
+        entry = self.environment.stats.entries.get((name, kind))
+        return entry.num_requests if entry is not None else 0
 
     def full(self) -> None:
         """All users are there, or have had their time."""
@@ -75,6 +84,11 @@ class Conductor:
 
     def _end(self) -> Iterator[bool]:
         self._workers = set(self.runner.clients)
+        if len(self._workers) < self.options.expect_workers:
+            self.problems.append(f"{len(self._workers)} of {self.options.expect_workers} workers are there at the end")
+        deadline = time.monotonic() + BACK_SECONDS
+        while self.sockets < self.options.num_users and time.monotonic() < deadline:
+            yield False
         if self.sockets < self.options.num_users:
             self.problems.append(f"only {self.sockets} of {self.options.num_users} sockets are open at the end")
         self.runner.send_message("quiet")
@@ -129,10 +143,11 @@ class Conductor:
                 file.flush()
             if second % PROGRESS_SECONDS == PROGRESS_SECONDS - 1 and self._gauges:
                 now = self.total("received")
+                rate = max(0.0, now - received) / PROGRESS_SECONDS
                 p99 = self.environment.stats.get(DELIVERY, WEBSOCKET).get_current_response_time_percentile(0.99)
                 say(
-                    f"{seconds:4} s  {self.sockets:6} sockets  {max(0, now - received) / PROGRESS_SECONDS:8.0f} deliveries/s  "
-                    f"p99 {p99 or 0:.0f} ms  lost {self.total('lost'):.0f}  told {self.total('told'):.0f}  lag {lag:.0f} ms"
+                    f"{seconds:4} s  {self.sockets:6} sockets  {rate:6.0f} deliveries/s  p99 {p99 or 0:.0f} ms  "
+                    f"lost {self.total('lost'):.0f}  told {self.total('told'):.0f}  lag {lag:.0f} ms"
                 )
                 received = now
 
@@ -142,6 +157,7 @@ class Conductor:
         problems = [f"{error.occurrences} x {error.to_name()}" for error in stats.errors.values()]
         problems += [f"{row['count']} x {row['msg']} in a user" for row in self.runner.exceptions.values()]
         problems += self.problems
+        problems += [problem for check in self.checks for problem in check()]
         if not self._settled:
             problems.append("the run did not come to its end")
         if not self.total("received"):
@@ -154,6 +170,8 @@ class Conductor:
                 f"the generator itself was {p99:.0f} ms late (p99): latencies are its own, not the broker's; "
                 "take more workers, other machines, or less load"
             )
+        if self.runner.worker_cpu_warning_emitted:
+            warnings.append("a worker of locust used more than 90 % of its processor: take more of them")
         delivery = stats.get(DELIVERY, WEBSOCKET)
         return {
             "ok": not problems,
@@ -188,7 +206,8 @@ def _on_init(environment: Environment, **_: Any) -> None:
     master = Conductor(environment, runner)
     _conductors[:] = [master]
     prefix = master.options.csv_prefix
-    file = Path(f"{prefix}_sockets.csv").open("w", newline="") if prefix else None
+    # Open as long as the master lives.
+    file = Path(f"{prefix}_sockets.csv").open("w", newline="") if prefix else None  # noqa: SIM115
     runner.greenlet.spawn(master.watch, file)
     runner.register_message("published", master.on_published)
     runner.register_message("settled", master.on_settled)

@@ -1,7 +1,8 @@
 """Many subscribers, and a back end that publishes over HTTP: news, scores, notifications.
 
-The subscribers share `--channels` channels, and each channel gets `--rate` messages a second, spread evenly. One channel
-with everybody in it would measure the generator: a Python process takes 20 to 30 us for each delivery of a burst.
+The subscribers share `--channels` channels, and each channel gets `--rate` messages a second, spread evenly. One
+channel with everybody in it would measure the generator: a Python process takes 20 to 30 us for each delivery of a
+burst.
 """
 
 from collections.abc import Sequence

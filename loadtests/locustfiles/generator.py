@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gevent
-from locust import events
+from locust import events, runners
 from locust.env import Environment
 from locust.runners import MasterRunner
 
@@ -20,6 +20,7 @@ CONNECT = "connect"
 HANDSHAKE = "handshake"
 DELIVERY = "delivery"
 DELIVERY_EARLY = "delivery while users come"
+DELIVERY_MISSED = "delivery of what was missed"
 PUBLISH_ACK = "publish ack"
 BACK_AGAIN = "back again"
 LOSS = "LOSS"
@@ -35,6 +36,8 @@ LATE = "back end late"
 
 # The greenlet that measures the lag sleeps so long; what it oversleeps is how late every other greenlet may be too.
 LAG_SECONDS = 0.05
+# Seconds between two reports of a worker; locust takes three, and then a second of a storm is not to be seen.
+runners.WORKER_REPORT_INTERVAL = 1.0
 # A loss of a million messages is a million in the verdict, and no more entries than this in locust's statistics.
 MOST_ENTRIES = 10_000
 # After the last publish, the run waits so long for each further message before what is missing is lost.
@@ -48,7 +51,7 @@ class Acting(Protocol):
 
 
 class Generator:
-    """`publishing` is false once the run is to end; `phase` is what was last asked for: "" while users come, then "full"."""
+    """`publishing`: until the run is to end. `phase`: what was last asked for; "" while users come, then "full"."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment

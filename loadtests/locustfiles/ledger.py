@@ -1,22 +1,24 @@
 """What a message of a load test says, and whether all of them came.
 
 Whoever publishes is an `Author`: it numbers its messages in one channel and writes number and time into the payload. A
-subscriber has a `Checker` for each channel. A number that never comes is a loss, unless the broker told of it (`gap`). At
-the end of a run the authors' counts are compared with what was heard, so the last messages cannot be lost unseen either.
-Nothing here knows a socket, a clock or locust. Times are nanoseconds since 1970: the two sides may be different machines.
+subscriber has a `Checker` for each channel. A number that never comes is a loss, unless the broker told of it (`gap`).
+At the end of a run the authors' counts are compared with what was heard, so the last messages cannot be lost unseen
+either. Nothing here knows a socket, a clock or locust. Times are nanoseconds since 1970: the two sides may be
+different machines.
 """
 
 import secrets
 from dataclasses import dataclass, field
 
-# A message is missed from the start only if it was sent so long after the subscription was in force: clocks differ.
+# Missed from the start is only what was sent so long after the subscription was in force: clocks differ.
 CLOCKS_NS = 100_000_000
+NEVER_NS = 1 << 63
 SEPARATOR = " "
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a payload begins with. `previous_ns`: when the author sent the message before this one; 0: there was none."""
+    """What a payload begins with. `previous_ns`: when the author sent the one before; 0: there was none."""
 
     author: str
     number: int
@@ -78,10 +80,11 @@ class Author:
 
 @dataclass
 class Checker:
-    """What one subscriber has heard of one channel. `begin` before anything else, and whenever it starts afresh.
+    """What one subscriber has heard of one channel. `begin` when it is subscribed, `leave` when it is not any more;
+    what is published before or after is none of its business. A subscriber that resumes does neither.
 
-    `received` messages; `lost`: missing and not told; `repeated`: twice, or after one that is newer; `told` as missed by
-    the broker. Each method returns how many losses it has just found.
+    `received` messages; `lost`: missing and not told; `repeated`: twice, or after one that is newer; `told` as missed
+    by the broker. Each method returns how many losses it has just found.
     """
 
     channel: str
@@ -89,7 +92,7 @@ class Checker:
     lost: int = 0
     repeated: int = 0
     told: int = 0
-    _since_ns: int = 0
+    _since_ns: int = NEVER_NS
     _next: dict[str, int] = field(default_factory=dict)
     _missing: int = 0
     _excused: int = 0
@@ -98,6 +101,9 @@ class Checker:
         """Subscribed, without what was published before `now_ns`."""
         self._since_ns = now_ns
         self._next.clear()
+
+    def leave(self) -> None:
+        self.begin(NEVER_NS)
 
     def hear(self, stamp: Stamp) -> int:
         self.received += 1

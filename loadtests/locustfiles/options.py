@@ -20,7 +20,7 @@ def _add(parser: LocustArgumentParser) -> None:
 
 
 def options_of(user: User) -> Namespace:
-    options = user.environment.parsed_options
+    options: Namespace | None = user.environment.parsed_options
     assert options is not None, "locust was started by its command"
     return options
 

@@ -1,4 +1,4 @@
-"""What a run found: the master's verdict, locust's statistics, and what was seen from outside, for people and programs."""
+"""What a run found: the master's verdict, locust's statistics, and what was seen from outside."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ _COLUMNS = (("Request Count", "count"), ("Failure Count", "failed"), ("50%", "p5
 
 @dataclass
 class Outcome:
-    """`complete`: the master lived to its verdict. `rows` are those of locust's table, without its sum of unlike things."""
+    """`complete`: the master lived to its verdict. `rows` are of locust's table, without its sum of unlike things."""
 
     complete: bool
     verdict: dict[str, Any] = field(default_factory=dict)
@@ -43,11 +43,13 @@ class Outcome:
             cells = " ".join(f"{_cell(row[column]):>10}" for column, _ in _COLUMNS)
             lines.append(f"  {row['Type']:<7} {row['Name']:<30} {cells}")
         if self.complete:
-            lines.append(
-                f"\n  {'+' if self.ok else ' '} {self.verdict['most_sockets']} sockets at once from "
-                f"{self.verdict['workers']} processes; {self.verdict['received']} deliveries, "
-                f"{self.verdict['lost']} lost, {self.verdict['repeated']} repeated, {self.verdict['told']} told as missed"
-            )
+            found, mark = self.verdict, "+" if self.ok else " "
+            lines += [
+                "",
+                f"  {mark} {found['most_sockets']} sockets at once from {found['workers']} processes",
+                f"    {found['received']} deliveries, {found['lost']} lost, {found['repeated']} repeated or out of order",
+                f"    {found['told']} told as missed by the broker",
+            ]
         lines += [f"  ? {warning}" for warning in self.verdict.get("warnings", [])]
         lines += [f"  ! {problem}" for problem in self.problems]
         return "\n".join(lines)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from loadtests.locustfiles.outcome import PREFIX
 
 PERCENTILES = (("50%", "#4c9f70"), ("95%", "#e0a030"), ("99%", "#c0392b"))
+LINES = (":", "--", "-.")
 SIZE = (9, 3.6)
 
 
@@ -58,12 +59,18 @@ def _figure(path: Path, title: str, unit: str, plot: "object", rows: Rows) -> Pa
 def _latency(axes: Axes, history: Rows) -> None:
     begin = int(history[0]["Timestamp"]) if history else 0
     names = sorted({row["Name"] for row in history if row["Name"].startswith("delivery")})
-    for name, style in zip(names, ("-", "--", ":"), strict=False):
-        rows = [row for row in history if row["Name"] == name and row["99%"] != "N/A"]
+    for name in names:
+        rows = [row for row in history if row["Name"] == name and row["99%"] != "N/A" and float(row["Requests/s"]) > 0]
         for column, colour in PERCENTILES:
-            label = f"p{column[:-1]}" if len(names) == 1 else f"p{column[:-1]} {name}"
             seconds = [int(row["Timestamp"]) - begin for row in rows]
-            axes.plot(seconds, [float(row[column]) for row in rows], style, color=colour, label=label, linewidth=1.3)
+            axes.plot(
+                seconds,
+                [float(row[column]) for row in rows],
+                "-" if name == "delivery" else LINES[len(name) % len(LINES)],
+                color=colour,
+                label=f"p{column[:-1]}, {name}",
+                linewidth=1.3,
+            )
 
 
 def _deliveries(axes: Axes, rows: Rows) -> None:

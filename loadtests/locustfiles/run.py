@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what it has started, too
     flags = parser()
     options, others = flags.parse_known_args(arguments)
     scenario = SCENARIOS[options.scenario]
@@ -192,7 +194,9 @@ class Locust:
             for number in range(self.workers):
                 log = ["--logfile", str(self.out / f"worker-{number}.log")]
                 address = ["--master-host", "127.0.0.1", "--master-port", port]
-                stack.enter_context(_started([*common, "--worker", *address, *log], target, self.out / f"worker-{number}.err"))
+                stack.enter_context(
+                    _started([*common, "--worker", *address, *log], target, self.out / f"worker-{number}.err")
+                )
             if not _follow(first, seconds + self.users / self.spawn_rate + SPARE_SECONDS):
                 return self._fails("locust did not come to its end in time")
         return [] if first.returncode in (0, 1) else self._fails(f"locust ended with status {first.returncode}")

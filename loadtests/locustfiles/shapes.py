@@ -1,7 +1,7 @@
-"""Load shapes: users come, stay, something may happen to them meanwhile, and the run ends when all messages are accounted.
+"""Load shapes: users come, stay, something happens to them, and the run ends when all messages are accounted for.
 
-A shape runs on the master, once a second. The end has three steps (conductor.py): nobody publishes any more, the workers are
-told what was published, and they say what was missing.
+A shape runs on the master, once a second. The end has three steps (conductor.py): nobody publishes any more, the
+workers are told what was published, and they say what was missing.
 """
 
 import math

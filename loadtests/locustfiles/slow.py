@@ -1,8 +1,9 @@
 """Slow consumers: after a third of the time `--slow-share` of the users stop reading; the others must not notice.
 
-Half of the channels cut who does not read (4208 too_slow, and it comes back), half drop what is old and say how much. The
-latency of those who read is "delivery" until then and "delivery beside slow readers" afterwards. A stopped reader stands
-still until its queue in the broker has overflowed, reads on, and has to account for every message like everybody else.
+Half of the channels cut who does not read (4208 too_slow, and it comes back), half drop what is old and say how much.
+The latency of those who read is "delivery" until then and "delivery beside slow readers" afterwards. A stopped reader
+stands still until its queue in the broker has overflowed, reads on, and has to account for every message like
+everybody else.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ from typing import Any
 import gevent
 from locust import events
 from locust.env import Environment
+from locust.runners import MasterRunner
 
+from loadtests.locustfiles.conductor import conductor
+from loadtests.locustfiles.generator import CLOSED, GAP, TOLD
 from loadtests.locustfiles.options import numbered, options_of
 from loadtests.locustfiles.shapes import Stall
 from loadtests.locustfiles.users import BackEnd, JsonPage, Page
@@ -75,11 +79,20 @@ class Shape(Stall):
     pass
 
 
-def weigh(environment: Environment, **_: Any) -> None:
-    """The master reads the weights when it begins to start users."""
-    assert environment.parsed_options is not None
-    share = environment.parsed_options.slow_share
+def prepare(environment: Environment, **_: Any) -> None:
+    """On the master, which reads the weights when it begins to start users."""
+    if not isinstance(environment.runner, MasterRunner):
+        return
+    share = conductor().options.slow_share
     Steady.weight, Stopping.weight = 1 - share, share
+    conductor().checks.append(check)
 
 
-events.init.add_listener(weigh)
+def check() -> list[str]:
+    cut = conductor().count(CLOSED, "4208 too_slow")
+    if cut and conductor().count(TOLD, GAP):
+        return []
+    return ["no queue overflowed on both kinds of channels: take a larger --rate, --hold or --users"]
+
+
+events.init.add_listener(prepare)

@@ -1,6 +1,7 @@
-"""A run that has to fail: readers that stop on a channel that drops what is old, in the raw format, which is never told so.
+"""A run that has to fail: raw readers stop on a channel that drops what is old, and a raw reader is told nothing.
 
-Messages really are missing and nothing in the broker says it. It shows that a loss is found, counted and ends with status 1.
+Messages really are missing and nothing in the broker says it. It shows that a loss is found, counted and ends with
+status 1.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The kinds of users that scenarios are made of: a page with one socket in either format, and a back end.
 
-A user is one socket. Its task is one life of that socket, from connecting to its end; `wait_time` is how long it stays away
-before it comes back. A scenario subclasses one of these (docs/load-testing.md shows how).
+A user is one socket. Its task is one life of that socket, from connecting to its end; `wait_time` is how long it stays
+away before it comes back. A scenario subclasses one of these (docs/load-testing.md shows how).
 """
 
 import json
@@ -21,6 +21,7 @@ from loadtests.locustfiles.generator import (
     CONNECT,
     DELIVERY,
     DELIVERY_EARLY,
+    DELIVERY_MISSED,
     GENERATOR,
     HANDSHAKE,
     LATE,
@@ -45,6 +46,7 @@ class Page(User):
     wait_time = between(0, 2)
     # Words of closes (docs/protocol.md section 4) that this scenario provokes; every other one is a failure.
     expected_closes: frozenset[str] = frozenset()
+    resumes = False  # comes back with the position of each channel, and is to miss nothing
     receive_buffer: int | None = None
 
     def __init__(self, environment: Environment) -> None:
@@ -54,6 +56,7 @@ class Page(User):
         self.checkers = {channel: self.generator.checker(channel) for channel in self.channels()}
         self.socket: WebSocket | None = None
         self.cut_at: float | None = None  # since when it is away because the scenario cut it
+        self.there_ns = 0  # since when it is subscribed; what is older and still comes is history
 
     def channels(self) -> Sequence[str]:
         """What it hears."""
@@ -100,6 +103,9 @@ class Page(User):
             self.generator.open_sockets -= 1
             self.socket = None
             socket.close()
+            for checker in self.checkers.values():
+                if not self.resumes:
+                    checker.leave()
 
     def opened(self) -> None:
         """The 101 is there: raw subscriptions are in force."""
@@ -108,6 +114,7 @@ class Page(User):
         self.is_back()
 
     def is_back(self) -> None:
+        self.there_ns = time.time_ns()
         if self.cut_at is not None:
             self.generator.measured(WEBSOCKET, BACK_AGAIN, time.perf_counter() - self.cut_at)
             self.cut_at = None
@@ -124,7 +131,9 @@ class Page(User):
             self.hear(checker, text, now_ns)
 
     def hear(self, checker: Checker, payload: str, now_ns: int) -> None:
-        self.generator.heard(checker, read_stamp(payload), len(payload), now_ns, self.delivery_name())
+        stamp = read_stamp(payload)
+        name = DELIVERY_MISSED if self.resumes and stamp.sent_ns < self.there_ns else self.delivery_name()
+        self.generator.heard(checker, stamp, len(payload), now_ns, name)
 
     def delivery_name(self) -> str:
         """Starting users takes the generator's time: what comes meanwhile has a row of its own."""
@@ -145,7 +154,6 @@ class JsonPage(Page):
     """One socket of `broker.json.v1`, with any number of channels. It is told of gaps, may publish, and may resume."""
 
     abstract = True
-    resumes = False  # comes back with the position of each channel, and is to miss nothing
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -282,9 +290,7 @@ class BackEnd(FastHttpUser):
         ]
         shared.busy_authors += 1
         try:
-            with self.client.post(
-                url, json=messages, headers=headers, name="publish", catch_response=True
-            ) as response:
+            with self.client.post(url, json=messages, headers=headers, name="publish", catch_response=True) as response:
                 results = response.json()["results"] if response.status_code == 200 else [{"error": {}}] * len(batch)
                 for (_, author), result in zip(batch, results, strict=True):
                     if "error" in result:
