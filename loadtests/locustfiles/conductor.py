@@ -20,7 +20,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from loadtests.locustfiles.generator import DELIVERY, GENERATOR, LAG, WEBSOCKET
+from loadtests.locustfiles.names import DELIVERY, GENERATOR, LAG, LATENCIES, WEBSOCKET
 
 GAUGES = ("sockets", "received", "lost", "repeated", "told")
 COLUMNS = ("seconds", "users", *GAUGES, "lag_ms")
@@ -144,12 +144,17 @@ class Conductor:
             if second % PROGRESS_SECONDS == PROGRESS_SECONDS - 1 and self._gauges:
                 now = self.total("received")
                 rate = max(0.0, now - received) / PROGRESS_SECONDS
-                p99 = self.environment.stats.get(DELIVERY, WEBSOCKET).get_current_response_time_percentile(0.99)
                 say(
-                    f"{seconds:4} s  {self.sockets:6} sockets  {rate:6.0f} deliveries/s  p99 {p99 or 0:.0f} ms  "
+                    f"{seconds:4} s  {self.sockets:6} sockets  {rate:6.0f} deliveries/s  p99 {self.current_p99()} ms  "
                     f"lost {self.total('lost'):.0f}  told {self.total('told'):.0f}  lag {lag:.0f} ms"
                 )
                 received = now
+
+    def current_p99(self) -> int:
+        """Of the last ten seconds, in milliseconds."""
+        entries = self.environment.stats.entries
+        rows = [entries[name, WEBSOCKET] for name in LATENCIES if (name, WEBSOCKET) in entries]
+        return max((int(row.get_current_response_time_percentile(0.99) or 0) for row in rows), default=0)
 
     def verdict(self) -> dict[str, Any]:
         """What was wrong, and the numbers that a reader looks for first."""

@@ -1,6 +1,6 @@
 """What all users of one locust worker share: statistics, authors and checkers, and what the master asks of them.
 
-The names of the statistics stand here, and what counts as a failure. One process has one generator; it is there from
+One process has one generator; it is there from
 locust's `init` on: `generator()`. The master's half of the talk is conductor.py.
 """
 
@@ -14,25 +14,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtests.locustfiles.ledger import Author, Checker, Count, Stamp
-
-WEBSOCKET = "WS"
-CONNECT = "connect"
-HANDSHAKE = "handshake"
-DELIVERY = "delivery"
-DELIVERY_EARLY = "delivery while users come"
-DELIVERY_MISSED = "delivery of what was missed"
-PUBLISH_ACK = "publish ack"
-BACK_AGAIN = "back again"
-LOSS = "LOSS"
-MISSING = "missing message"
-REPEATED = "repeated or out of order"
-NOT_RECOVERED = "not recovered"
-TOLD = "TOLD"
-GAP = "gap"
-CLOSED = "CLOSED"
-GENERATOR = "GEN"
-LAG = "lag"
-LATE = "back end late"
+from loadtests.locustfiles.names import DELIVERY, GAP, GENERATOR, LAG, LOSS, MISSING, REPEATED, TOLD, WEBSOCKET
 
 # The greenlet that measures the lag sleeps so long; what it oversleeps is how late every other greenlet may be too.
 LAG_SECONDS = 0.05

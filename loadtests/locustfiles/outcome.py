@@ -47,7 +47,7 @@ class Outcome:
             lines += [
                 "",
                 f"  {mark} {found['most_sockets']} sockets at once from {found['workers']} processes",
-                f"    {found['received']} deliveries, {found['lost']} lost, {found['repeated']} repeated or out of order",
+                f"    {found['received']} deliveries, {found['lost']} lost, {found['repeated']} came twice or late",
                 f"    {found['told']} told as missed by the broker",
             ]
         lines += [f"  ? {warning}" for warning in self.verdict.get("warnings", [])]

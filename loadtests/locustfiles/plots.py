@@ -6,6 +6,7 @@ loadtests.locustfiles.plots FOLDER` draws them anew.
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,11 +16,14 @@ mpl.use("Agg")  # no display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loadtests.locustfiles.names import LATENCIES
 from loadtests.locustfiles.outcome import PREFIX
 
 PERCENTILES = (("50%", "#4c9f70"), ("95%", "#e0a030"), ("99%", "#c0392b"))
-LINES = (":", "--", "-.")
+LINES = (":", "-", "--")
 SIZE = (9, 3.6)
+MEAN = 4  # seconds
+Rows = list[dict[str, str]]
 
 
 def draw(folder: Path) -> list[Path]:
@@ -37,13 +41,9 @@ def draw(folder: Path) -> list[Path]:
     ]
 
 
-Rows = list[dict[str, str]]
-
-
-def _figure(path: Path, title: str, unit: str, plot: "object", rows: Rows) -> Path:
+def _figure(path: Path, title: str, unit: str, plot: Callable[[Axes, Rows], None], rows: Rows) -> Path:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    assert callable(plot)
     plot(axes, rows)
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("seconds")
@@ -58,25 +58,24 @@ def _figure(path: Path, title: str, unit: str, plot: "object", rows: Rows) -> Pa
 
 def _latency(axes: Axes, history: Rows) -> None:
     begin = int(history[0]["Timestamp"]) if history else 0
-    names = sorted({row["Name"] for row in history if row["Name"].startswith("delivery")})
-    for name in names:
+    for name in LATENCIES:
         rows = [row for row in history if row["Name"] == name and row["99%"] != "N/A" and float(row["Requests/s"]) > 0]
         for column, colour in PERCENTILES:
             seconds = [int(row["Timestamp"]) - begin for row in rows]
             axes.plot(
                 seconds,
                 [float(row[column]) for row in rows],
-                "-" if name == "delivery" else LINES[len(name) % len(LINES)],
+                LINES[LATENCIES.index(name)],
                 color=colour,
-                label=f"p{column[:-1]}, {name}",
+                label=f"p{column[:-1]} {name}" if rows else None,
                 linewidth=1.3,
             )
 
 
 def _deliveries(axes: Axes, rows: Rows) -> None:
-    """Workers report every three seconds: the rate is the mean over the last six."""
+    """Workers report every second, and not at the same moment as these rows: the mean over the last few."""
     seconds, received = _column(rows, "seconds"), _column(rows, "received")
-    rate = [max(0.0, received[at] - received[max(0, at - 6)]) / max(1, min(at, 6)) for at in range(len(received))]
+    rate = [max(0.0, received[at] - received[max(0, at - MEAN)]) / max(1, min(at, MEAN)) for at in range(len(rows))]
     axes.plot(seconds, rate, color="#2c6fbb", linewidth=1.3)
 
 
@@ -96,7 +95,9 @@ def _loss(axes: Axes, rows: Rows) -> None:
 
 
 def _lag(axes: Axes, rows: Rows) -> None:
-    axes.plot(_column(rows, "seconds"), _column(rows, "lag_ms"), color="#777777", label="worst of 3 s", linewidth=1.3)
+    axes.plot(
+        _column(rows, "seconds"), _column(rows, "lag_ms"), color="#777777", label="worst of a second", linewidth=1.3
+    )
 
 
 def _column(rows: Rows, name: str) -> list[float]:

@@ -67,7 +67,7 @@ examples:
   make loadtest                                            5000 subscribers for a minute
   make loadtest ARGS="--scenario storm --users 1000"       another scenario, another size
   make loadtest ARGS="--scenario chat --hold 600"          ten minutes with all users there
-  LOADTEST_API_KEY=... make loadtest ARGS="--host wss://... --api-url https://..."
+  LOADTEST_API_KEY=... make loadtest ARGS="--host ws://10.0.0.7:8000/ws --api-url http://10.0.0.7:8001"
                                                            a broker that runs elsewhere
 
 Flags that are not listed go to locust: --steps, --cuts, --think, --slow-share, --lag-ms ...
@@ -107,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         flags.error("--users, --workers and --broker-workers are at least 1")
     if (options.host is None) != (options.api_url is None):
         flags.error("--host and --api-url go together")
+    if options.host is not None and not options.host.startswith("ws://"):
+        flags.error("--host begins with ws://: these clients speak no TLS")
     if options.host is not None and API_KEY not in os.environ:
         flags.error(f"the key of {options.api_url} belongs in the environment variable {API_KEY}")
     channels = options.channels or max(1, users // scenario.per_channel)

@@ -1,9 +1,8 @@
 """Slow consumers: after a third of the time `--slow-share` of the users stop reading; the others must not notice.
 
-Half of the channels cut who does not read (4208 too_slow, and it comes back), half drop what is old and say how much.
-The latency of those who read is "delivery" until then and "delivery beside slow readers" afterwards. A stopped reader
-stands still until its queue in the broker has overflowed, reads on, and has to account for every message like
-everybody else.
+Half of the channels cut who does not read (4208 too_slow, or a reset; it comes back), half drop what is old and say how
+much. The latency of those who read is "delivery" until then and "delivery beside slow readers" afterwards. A stopped
+reader stands still until its queue in the broker has overflowed, reads on, and accounts for every message as all do.
 """
 
 from collections.abc import Sequence
@@ -15,17 +14,17 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtests.locustfiles.conductor import conductor
-from loadtests.locustfiles.generator import CLOSED, GAP, TOLD
+from loadtests.locustfiles.names import CLOSED, DELIVERY_BESIDE, DELIVERY_SLOW, GAP, TOLD
 from loadtests.locustfiles.options import numbered, options_of
 from loadtests.locustfiles.shapes import Stall
 from loadtests.locustfiles.users import BackEnd, JsonPage, Page
-from loadtests.locustfiles.websocket import WebSocket
+from loadtests.locustfiles.websocket import Ended, WebSocket
 
-BESIDE = "delivery beside slow readers"
-BY_SLOW = "delivery to slow readers"
 # What the kernel holds for one that stopped. The broker's queue (256 KiB, broker.toml) is full after 60 messages more.
 RECEIVE_BUFFER_BYTES = 16_384
 MESSAGE_BYTES = 4096
+TOO_SLOW = "4208 too_slow"
+RESET = "1006 while it stood still"
 
 
 def channels_of(user: Page | BackEnd) -> list[str]:
@@ -41,7 +40,7 @@ class Steady(Page):
         return [names[self.number % len(names)]]
 
     def delivery_name(self) -> str:
-        return BESIDE if self.generator.phase == "stall" else super().delivery_name()
+        return DELIVERY_BESIDE if self.generator.phase == "stall" else super().delivery_name()
 
 
 class Stopping(JsonPage):
@@ -59,13 +58,20 @@ class Stopping(JsonPage):
         return [names[self.number % len(names)]]
 
     def delivery_name(self) -> str:
-        return BY_SLOW
+        return DELIVERY_SLOW
 
     def step(self, socket: WebSocket) -> None:
         if self.generator.phase == "stall" and not self.stood:
             self.stood = True
             gevent.sleep(options_of(self).hold / 3)
         super().step(socket)
+
+    def ended(self, end: Ended) -> None:
+        """The broker's Close waits for a few seconds behind what was not read; then the connection is reset."""
+        if self.stood and end.code == 1006:
+            self.generator.measured(CLOSED, RESET, None)
+        else:
+            super().ended(end)
 
 
 class Desk(BackEnd):
@@ -89,7 +95,7 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 
 def check() -> list[str]:
-    cut = conductor().count(CLOSED, "4208 too_slow")
+    cut = conductor().count(CLOSED, TOO_SLOW) + conductor().count(CLOSED, RESET)
     if cut and conductor().count(TOLD, GAP):
         return []
     return ["no queue overflowed on both kinds of channels: take a larger --rate, --hold or --users"]

@@ -12,7 +12,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtests.locustfiles.conductor import conductor
-from loadtests.locustfiles.generator import BACK_AGAIN, WEBSOCKET
+from loadtests.locustfiles.names import BACK_AGAIN, WEBSOCKET
 from loadtests.locustfiles.options import numbered, options_of
 from loadtests.locustfiles.shapes import Storm
 from loadtests.locustfiles.users import BackEnd, JsonPage

@@ -15,7 +15,9 @@ import gevent
 from locust import FastHttpUser, User, between, task
 from locust.env import Environment
 
-from loadtests.locustfiles.generator import (
+from loadtests.locustfiles.generator import generator
+from loadtests.locustfiles.ledger import Author, Checker, read_stamp
+from loadtests.locustfiles.names import (
     BACK_AGAIN,
     CLOSED,
     CONNECT,
@@ -29,9 +31,7 @@ from loadtests.locustfiles.generator import (
     NOT_RECOVERED,
     PUBLISH_ACK,
     WEBSOCKET,
-    generator,
 )
-from loadtests.locustfiles.ledger import Author, Checker, read_stamp
 from loadtests.locustfiles.websocket import Ended, Refused, WebSocket
 
 API_KEY = "LOADTEST_API_KEY"
