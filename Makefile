@@ -39,8 +39,8 @@ run: build ## build everything and serve the demo page: ws-broker serve --dev
 build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
 
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
-check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench loadtest
+check: build $(VENV)/.loadtest ## ruff format, ruff, mypy --strict (broker, tests, loadtests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -53,13 +53,13 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
 	$(BIN)/python -m tests.tools.configuration_reference
 
-test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+test: test-packages build $(VENV)/.loadtest ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.loadtest build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.loadtest build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -75,6 +75,9 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a report; ARGS="--help" lists scenarios
+	$(BIN)/python -m loadtests.locustfiles.run $(ARGS)
 
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
@@ -118,6 +121,10 @@ $(VENV)/.run: requirements/build.txt | build-packages
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.loadtest: requirements/loadtest.txt $(VENV)/.tests
 	$(INSTALL) $<
 	touch $@
 

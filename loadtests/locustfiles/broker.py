@@ -26,13 +26,16 @@ _KEY = '\n[api.keys.loadtest]\nsha256 = "{sha256}"\nscopes = ["publish"]\n'
 
 
 class Broker:
-    """A context. `url` is where its WebSockets are, `api_url` its HTTP API, `key` that API's; its log goes to `log`."""
+    """A context. `url` is where its WebSockets are, `api_url` its HTTP API, `key` that API's; its log goes to `log`.
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    `template`: a configuration to which the key is added.
+    """
+
+    def __init__(self, folder: Path, workers: int, template: Path) -> None:
         self.log = folder / "broker.log"
         self.key = secrets.token_urlsafe(32)
         config = folder / "broker.toml"
-        config.write_text(CONFIG.read_text() + _KEY.format(sha256=hashlib.sha256(self.key.encode()).hexdigest()))
+        config.write_text(template.read_text() + _KEY.format(sha256=hashlib.sha256(self.key.encode()).hexdigest()))
         command = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--workers", str(workers)]
         free = "127.0.0.1:0"
         variables = dict.fromkeys(("WSBROKER_SERVER_LISTEN", "WSBROKER_API_LISTEN", "WSBROKER_ADMIN_LISTEN"), free)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "locust"  # of the files that the master writes
+VERDICT = f"{PREFIX}_verdict.json"
 _COLUMNS = (("Request Count", "count"), ("Failure Count", "failed"), ("50%", "p50"), ("95%", "p95"), ("99%", "p99"))
 
 
@@ -21,7 +22,7 @@ class Outcome:
 
     @classmethod
     def read(cls, folder: Path, problems: list[str]) -> "Outcome":
-        file = folder / f"{PREFIX}_verdict.json"
+        file = folder / VERDICT
         if not file.exists():
             return cls(False, problems=[*problems, f"locust came to no verdict; see {folder / 'locust.log'}"])
         verdict = json.loads(file.read_text())

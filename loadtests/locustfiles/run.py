@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.locustfiles.broker import Broker
-from loadtests.locustfiles.outcome import PREFIX, Outcome
+from loadtests.locustfiles.broker import CONFIG, Broker
+from loadtests.locustfiles.outcome import PREFIX, VERDICT, Outcome
 from loadtests.report import machine, to_stderr
 from loadtests.server import ROOT, BenchError, need_files
 
@@ -59,6 +60,8 @@ SCENARIOS = {
     "untold": Scenario("has to fail: messages are dropped without a word", 20, 10, 50.0),
 }
 
+OWN = Scenario("a locustfile of one's own", 100, 50, 1.0)
+
 EPILOG = """\
 scenarios:
 {scenarios}
@@ -82,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG.format(scenarios=listed),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_argument("--scenario", choices=SCENARIOS, default="crowd", help="[default: crowd]")
+    flags.add_argument("--scenario", default="crowd", metavar="NAME|FILE", help="or a locustfile [default: crowd]")
     flags.add_argument("--users", type=int, help="sockets [default: the scenario's]")
     flags.add_argument("--channels", type=int, help="channels that they share [default: the scenario's share]")
     flags.add_argument("--rate", type=float, help="messages a second in each channel [default: the scenario's]")
@@ -90,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--spawn-rate", type=float, help="users that start a second [default: 100 for each worker]")
     flags.add_argument("--workers", type=int, default=2, help="locust's processes [default: 2]")
     flags.add_argument("--broker-workers", type=int, default=2, help="the broker's processes [default: 2]")
+    flags.add_argument(
+        "--config", type=Path, default=CONFIG, help="its configuration [default: broker.toml beside this]"
+    )
     flags.add_argument("--host", help="a broker that runs already: ws://HOST:PORT/ws")
     flags.add_argument("--api-url", help="its HTTP API: http://HOST:PORT")
     flags.add_argument("--out", type=Path, help="folder of the report [default: build/loadtest/TIME-SCENARIO]")
@@ -97,11 +103,20 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def scenario_file(name: str) -> Path | None:
+    """The locustfile of this name, or at this path."""
+    file = Path(name).resolve() if name.endswith(".py") else FOLDER / f"{name}.py"
+    return file if name in SCENARIOS or (name.endswith(".py") and file.is_file()) else None
+
+
 def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what it has started, too
     flags = parser()
     options, others = flags.parse_known_args(arguments)
-    scenario = SCENARIOS[options.scenario]
+    file = scenario_file(options.scenario)
+    if file is None:
+        flags.error(f"no scenario {options.scenario!r}; there are {', '.join(SCENARIOS)}, or a locustfile of yours")
+    scenario = SCENARIOS.get(options.scenario, OWN)
     users = options.users if options.users is not None else scenario.users
     if users < 1 or options.workers < 1 or options.broker_workers < 1:
         flags.error("--users, --workers and --broker-workers are at least 1")
@@ -113,10 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
         flags.error(f"the key of {options.api_url} belongs in the environment variable {API_KEY}")
     channels = options.channels or max(1, users // scenario.per_channel)
     rate = scenario.rate if options.rate is None else options.rate
-    out = options.out or ROOT / "build/loadtest" / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.scenario}"
+    out = (options.out or ROOT / "build/loadtest" / f"{time.strftime('%Y%m%d-%H%M%S')}-{file.stem}").resolve()
     out.mkdir(parents=True, exist_ok=True)
+    (out / VERDICT).unlink(missing_ok=True)  # of an earlier run in the same folder
     about = {
-        "scenario": options.scenario,
+        "scenario": file.stem,
         "users": users,
         "channels": channels,
         "rate": rate,
@@ -124,19 +140,19 @@ def main(arguments: list[str] | None = None) -> int:
         "locust_workers": options.workers,
         "broker_workers": options.broker_workers if options.host is None else None,
         "flags": others,
-        "machine": machine(),
+        "machine": {**machine(), "locust": version("locust"), "gevent": version("gevent")},
     }
-    to_stderr(f"{options.scenario}: {scenario.title}; {users} sockets, {channels} channels; report in {out}")
+    to_stderr(f"{file.stem}: {scenario.title}; {users} sockets, {channels} channels; report in {out}")
     ours = ["--channels", str(channels), "--rate", str(rate), "--hold", str(options.hold), *others]
     spawn_rate = options.spawn_rate or STARTS_A_SECOND * options.workers
-    locust = Locust(options.scenario, users, spawn_rate, options.workers, out, ours)
+    locust = Locust(file, users, spawn_rate, options.workers, out, ours)
     problems: list[str] = []
     try:
         need_files(users + OTHER_FILES)
         if options.host is not None:
             problems += locust.run(Target(options.host, options.api_url, os.environ[API_KEY]), options.hold)
         else:
-            problems += with_broker(locust, out, options.broker_workers, options.hold)
+            problems += with_broker(locust, options)
     except BenchError as error:
         problems.append(str(error))
     except KeyboardInterrupt:
@@ -144,13 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
     return finish(out, about, problems, plots=not options.no_plots)
 
 
-def with_broker(locust: "Locust", out: Path, workers: int, seconds: float) -> list[str]:
+def with_broker(locust: "Locust", options: argparse.Namespace) -> list[str]:
     """The same beside a broker of its own, whose end is judged, too."""
-    with Broker(out, workers) as broker:
-        problems = locust.run(Target(broker.url, broker.api_url, broker.key), seconds)
+    with Broker(locust.out, options.broker_workers, options.config) as broker:
+        problems = locust.run(Target(broker.url, broker.api_url, broker.key), options.hold)
         metrics = broker.metrics()
         if metrics is not None:
-            (out / "metrics.txt").write_text(metrics)
+            (locust.out / "metrics.txt").write_text(metrics)
         return problems + broker.stop()
 
 
@@ -172,7 +188,7 @@ def finish(out: Path, about: dict[str, object], problems: list[str], plots: bool
 class Locust:
     """A master and its workers for one run, by locust's own distributed mode."""
 
-    scenario: str
+    file: Path
     users: int
     spawn_rate: float
     workers: int
@@ -181,7 +197,7 @@ class Locust:
 
     def run(self, target: Target, seconds: float) -> list[str]:
         """Until it has ended by itself. Returns what was wrong beside what its verdict says."""
-        common = [sys.executable, "-m", "locust", "-f", str(FOLDER / f"{self.scenario}.py"), "--headless"]
+        common = [sys.executable, "-m", "locust", "-f", str(self.file), "--headless"]
         master = [*common, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", "0"]
         master += ["--expect-workers", str(self.workers), "--expect-workers-max-wait", "60"]
         master += ["--users", str(self.users), "--spawn-rate", str(self.spawn_rate)]
@@ -212,6 +228,8 @@ class Locust:
 def _started(command: list[str], target: Target, errors: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of locust's. At the end it has a moment to end by itself, as it does when the master tells it to."""
     environment = {**os.environ, API_KEY: target.key, "PYTHONUNBUFFERED": "1"}
+    # gevent switches stacks, which a sanitizer takes for faults; the native core is not in these processes anyhow.
+    environment.pop("BROKER_NATIVE_PRELOAD", None)
     with (
         errors.open("wb") as file,
         subprocess.Popen(
