@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import gevent.socket
 from websockets.client import ClientProtocol
@@ -23,6 +24,19 @@ RECEIVE_BYTES = 65_536
 OPEN_SECONDS = 30.0
 _RESET = struct.pack("ii", 1, 0)
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+_resolved: dict[tuple[str, int], tuple[int, Any]] = {}
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    """Once for a process. gevent asks a pool of ten threads, even about 127.0.0.1: that was 20 ms of each connect, and
+    seconds on a busy machine.
+    """
+    if (host, port) not in _resolved:
+        family, _, _, _, address = gevent.socket.getaddrinfo(host, port, type=gevent.socket.SOCK_STREAM)[0]
+        _resolved[host, port] = family, address
+    return _resolved[host, port]
 
 
 class Refused(Exception):
@@ -59,11 +73,9 @@ class WebSocket:
 
     def open(self) -> None:
         """Raises OSError, or Refused. What came right behind the answer is kept for `receive`."""
+        family, address = _resolve(self._uri.host, self._uri.port)
         started = time.perf_counter()
-        family, kind, number, _, address = gevent.socket.getaddrinfo(
-            self._uri.host, self._uri.port, type=gevent.socket.SOCK_STREAM
-        )[0]
-        self._socket = sock = gevent.socket.socket(family, kind, number)
+        self._socket = sock = gevent.socket.socket(family, gevent.socket.SOCK_STREAM)
         if self._receive_buffer is not None:  # before connecting: afterwards the window has been announced
             sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_RCVBUF, self._receive_buffer)
         sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
