@@ -14,7 +14,18 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtests.locustfiles.ledger import Author, Checker, Count, Stamp
-from loadtests.locustfiles.names import DELIVERY, GAP, GENERATOR, LAG, LOSS, MISSING, REPEATED, TOLD, WEBSOCKET
+from loadtests.locustfiles.names import (
+    DELIVERY,
+    GAP,
+    GENERATOR,
+    LAG,
+    LAG_EARLY,
+    LOSS,
+    MISSING,
+    REPEATED,
+    TOLD,
+    WEBSOCKET,
+)
 
 # The greenlet that measures the lag sleeps so long; what it oversleeps is how late every other greenlet may be too.
 LAG_SECONDS = 0.05
@@ -163,7 +174,7 @@ class Generator:
             gevent.sleep(LAG_SECONDS)
             lag = max(0.0, time.perf_counter() - asleep - LAG_SECONDS)
             self._most_lag_ms = max(self._most_lag_ms, lag * 1000)
-            self.measured(GENERATOR, LAG, lag)
+            self.measured(GENERATOR, LAG if self.phase else LAG_EARLY, lag)
 
 
 _generators: list[Generator] = []

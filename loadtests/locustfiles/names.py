@@ -24,4 +24,5 @@ CLOSED = "CLOSED"  # by the broker; the name is the code and its word
 
 GENERATOR = "GEN"
 LAG = "lag"  # how late a greenlet of the generator's runs
+LAG_EARLY = "lag while users come"
 LATE = "back end late"  # how late a publish was sent

@@ -21,7 +21,7 @@ from loadtests.locustfiles.outcome import PREFIX
 
 PERCENTILES = (("50%", "#4c9f70"), ("95%", "#e0a030"), ("99%", "#c0392b"))
 LINES = (":", "-", "--")
-SIZE = (9, 3.6)
+SIZE = (10, 3.6)
 MEAN = 4  # seconds
 Rows = list[dict[str, str]]
 
@@ -51,7 +51,7 @@ def _figure(path: Path, title: str, unit: str, plot: Callable[[Axes, Rows], None
     axes.set_ylim(bottom=0)
     axes.grid(True, alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", fontsize=8, frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
     return path
 
