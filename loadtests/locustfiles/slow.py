@@ -5,6 +5,7 @@ much. The latency of those who read is "delivery" until then and "delivery besid
 reader stands still until its queue in the broker has overflowed, reads on, and accounts for every message as all do.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from loadtests.locustfiles.websocket import Ended, WebSocket
 # What the kernel holds for one that stopped. The broker's queue (256 KiB, broker.toml) is full after 60 messages more.
 RECEIVE_BUFFER_BYTES = 16_384
 MESSAGE_BYTES = 4096
+# All is read again before the run ends.
+STANDS = 2
 TOO_SLOW = "4208 too_slow"
 RESET = "1006 while it stood still"
 
@@ -44,14 +47,15 @@ class Steady(Page):
 
 
 class Stopping(JsonPage):
-    """Reads until it is asked to stall; then it stands still for a third of the run, and reads on."""
+    """Reads until it is asked to stall; then it stands still for a sixth of the run, reads on for as long, and again."""
 
     expected_closes = frozenset({"too_slow", "too_slow_again"})
     receive_buffer = RECEIVE_BUFFER_BYTES
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.stood = False
+        self.stands_left = STANDS
+        self.stands_at = 0.0
 
     def channels(self) -> Sequence[str]:
         names = channels_of(self)
@@ -61,14 +65,16 @@ class Stopping(JsonPage):
         return DELIVERY_SLOW
 
     def step(self, socket: WebSocket) -> None:
-        if self.generator.phase == "stall" and not self.stood:
-            self.stood = True
-            gevent.sleep(options_of(self).hold / 3)
+        if self.generator.phase == "stall" and self.stands_left and time.monotonic() >= self.stands_at:
+            pause = options_of(self).hold / 6
+            self.stands_left -= 1
+            gevent.sleep(pause)
+            self.stands_at = time.monotonic() + pause
         super().step(socket)
 
     def ended(self, end: Ended) -> None:
         """The broker's Close waits for a few seconds behind what was not read; then the connection is reset."""
-        if self.stood and end.code == 1006:
+        if self.stands_left < STANDS and end.code == 1006:
             self.generator.measured(CLOSED, RESET, None)
         else:
             super().ended(end)

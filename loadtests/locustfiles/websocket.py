@@ -100,7 +100,7 @@ class WebSocket:
         self._socket.settimeout(seconds)
         while not self._early:
             if self._protocol.state is not State.OPEN:
-                raise Ended(self._protocol.close_code or 1006, self._protocol.close_reason or "")
+                raise self._end()
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
             except TimeoutError:
@@ -114,7 +114,7 @@ class WebSocket:
     def send(self, text: str) -> None:
         """Raises Ended."""
         if self._protocol.state is not State.OPEN:
-            raise Ended(self._protocol.close_code or 1006, self._protocol.close_reason or "")
+            raise self._end()
         self._protocol.send_text(text.encode())
         self._flush()
 
@@ -133,6 +133,10 @@ class WebSocket:
         if self._socket is not None:
             self._socket.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_LINGER, _RESET)
             self._socket.close()
+
+    def _end(self) -> Ended:
+        close = self._protocol.close_rcvd  # its close_code is known only when the TCP connection has ended, too
+        return Ended(close.code, close.reason) if close is not None else Ended(1006, "")
 
     def _take(self, data: bytes) -> None:
         if data:
