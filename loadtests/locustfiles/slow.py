@@ -47,7 +47,7 @@ class Steady(Page):
 
 
 class Stopping(JsonPage):
-    """Reads until it is asked to stall; then it stands still for a sixth of the run, reads on for as long, and again."""
+    """Reads until it is asked to stall; then it stands still for a sixth of the run, reads on as long, and again."""
 
     expected_closes = frozenset({"too_slow", "too_slow_again"})
     receive_buffer = RECEIVE_BUFFER_BYTES
