@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from broker.supervisor.child import ChildSpec, write_spec
 from broker.supervisor.rules import Restarts
@@ -36,10 +36,16 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.dead: asyncio.Future[int] = self._loop.create_future()
+        self.stuck = False  # it is killed because its loop did not turn any more
         # CLOCK_MONOTONIC, as the heartbeats.
         self.ready_since: float | None = None
         self._loop.add_reader(self._pidfd, self._on_end)
         self._loop.add_reader(ready_fd, self._on_ready)
+
+    @property
+    def reason(self) -> Literal["exit", "killed", "stuck"]:
+        """Of its death, once it is dead."""
+        return "stuck" if self.stuck else "exit" if self.dead.result() >= 0 else "killed"
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self._process.pid})"
@@ -111,7 +117,8 @@ def describe(status: int) -> str:
 class Keeper:
     """Keeps one child alive until it is retired: starts it, and again after each death, after a wait.
 
-    `over` is told of each end, before the next start. `task` ends when a retired child is dead, or with CrashLoopError.
+    `over` is told of each end, before the next start, and whether nobody had told it to. `task` ends when a retired
+    child is dead, or with CrashLoopError.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class Keeper:
         start: Callable[[], Child],
         restarts: Restarts,
         start_seconds: float,
-        over: Callable[[Child], None],
+        over: Callable[[Child, bool], None],
     ) -> None:
         self._name = name
         self._start = start
@@ -129,6 +136,9 @@ class Keeper:
         self._over = over
         self._retired = asyncio.Event()
         self.child: Child | None = None
+        # While no child of it is ready: since when, and whether the last one was stuck.
+        self.waits_since = time.monotonic()
+        self.was_stuck = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._keep())
 
@@ -158,7 +168,8 @@ class Keeper:
         await self._first_sign(child)
         status = await child.dead
         self.child = None
-        self._over(child)
+        self.waits_since, self.was_stuck = time.monotonic(), child.stuck
+        self._over(child, not self._retired.is_set())
         lived = None if child.ready_since is None else time.monotonic() - child.ready_since
         return lived, str(child), describe(status)
 
@@ -172,6 +183,14 @@ class Keeper:
         elif not child.dead.done():
             log.error("%s was not ready within %g s; it is killed", child, self._start_seconds)
             child.signal(signal.SIGKILL)
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def over(self) -> bool:
+        """It keeps nobody any more."""
+        return self._retired.is_set() and self.child is None
 
     def retire(self) -> None:
         """The child is told to end and is not replaced. Again: it is told to hurry."""

@@ -1,8 +1,9 @@
 """The supervisor: the main process of a broker with several workers.
 
-It opens nothing after the start and serves no client: it keeps one engine and N workers alive, replaces those that are
-stuck, puts new workers in the place of old ones on SIGHUP, and ends them all on SIGTERM or SIGINT. Called by the
-command line, with listening sockets. What it decides by is in rules.py, what it does with processes in processes.py.
+It opens nothing after the start and serves no client but those of the admin port: it keeps one engine and N workers
+alive, replaces those that are stuck, puts new workers in the place of old ones on SIGHUP, and ends them all on SIGTERM
+or SIGINT. Called by the command line, with listening sockets. What it decides by is in rules.py, what it does with
+processes in processes.py.
 """
 
 import asyncio
@@ -14,10 +15,15 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from broker.admin import health
+from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
+from broker.metrics.collector import registry
+from broker.metrics.facts import Facts, ProcessKind
 from broker.metrics.page import ENGINE, Page, worker_slot
+from broker.metrics.patterns import PatternPlaces
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
@@ -50,6 +56,7 @@ class Supervisor:
         notifier: Notifier,
         *,
         api: socket.socket | None = None,
+        admin: socket.socket | None = None,
         verbose: bool = False,
     ) -> None:
         self._config = config
@@ -62,6 +69,7 @@ class Supervisor:
         self._notifier = notifier
         self._verbose = verbose
         self.page = Page.new(workers)
+        self.facts = Facts(config, PatternPlaces(), self._engine_up)
         # Nobody can be there first, or guess it.
         self._link_address = f"\0ws-broker-{secrets.token_hex(16)}"
         self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -77,6 +85,7 @@ class Supervisor:
         self._reload = asyncio.Event()
         self._hasten = asyncio.Event()
         self._watching = asyncio.create_task(self._watch())
+        self._admin = None if admin is None else AdminPort(config, admin, registry(self.page, self.facts), self._health)
 
     async def run(self, announce: Callable[[], None]) -> str | None:
         """Until a signal: None. Or until a crash loop: the line that says so."""
@@ -85,12 +94,16 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._handle_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         reason = None
+        if self._admin is not None:
+            await self._admin.start()
         try:
             await self._serve(announce)
         except CrashLoopError as error:
             reason = str(error)
             log.error("%s; the broker ends", reason)
         await self._end()
+        if self._admin is not None:
+            await self._admin.stop()
         return reason
 
     def _handle_stop(self) -> None:
@@ -115,12 +128,21 @@ class Supervisor:
     def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
         rules = config.supervisor
 
-        def over(child: Child) -> None:
+        process: ProcessKind = "engine" if name == "engine" else "worker"
+
+        def started(make: Callable[[int], ChildSpec]) -> Child:
+            child = start_child(make)
+            self.facts.process_started(process)
+            return child
+
+        def over(child: Child, untold: bool) -> None:
             self.page.retire(child.slot)
+            if untold:
+                self.facts.process_died(process, child.reason)
 
         return Keeper(
             name,
-            lambda: start_child(lambda ready_fd: make_spec(config, ready_fd)),
+            lambda: started(lambda ready_fd: make_spec(config, ready_fd)),
             Restarts(rules.most_early_deaths, rules.early_death_seconds),
             rules.start_seconds,
             over,
@@ -162,6 +184,7 @@ class Supervisor:
                 listeners=self._fds,
                 pollers=self._pollers,
                 api_fd=-1 if self._api is None else self._api.fileno(),
+                pattern_places=dict(self.facts.patterns.assign(config.channels)),
                 verbose=self._verbose,
             )
 
@@ -189,6 +212,7 @@ class Supervisor:
         try:
             config, waits = in_force(self._config, self._load(), alone=False)
         except ConfigError as error:
+            self.facts.reloaded(None)
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
         else:
@@ -207,11 +231,13 @@ class Supervisor:
             return
         broken = [keeper.task.exception() for keeper in self._former if keeper.task.done()]
         if broken:
+            self.facts.reloaded(None)
             log.error("not reloaded: %s", broken[0])
             self._generation ^= 1
         else:
             self._workers, self._former = self._former, self._workers
             self._config = config
+            self.facts.reloaded(config)
             self._judge = Judge(config.supervisor.stuck_seconds)
             log.info("reloaded; the workers of before are ended")
         for keeper in self._former:
@@ -241,6 +267,7 @@ class Supervisor:
             stuck = self._judge.stuck(now, beats)
             if stuck is not None:
                 log.error("%s is stuck: silent for %.1f s; it is killed", children[stuck], now - beats[stuck])
+                children[stuck].stuck = True
                 children[stuck].signal(signal.SIGKILL)
             if all(now - beat < rules.stuck_seconds for beat in beats.values()):
                 self._notifier.watchdog_if_due(now, tick)
@@ -248,6 +275,9 @@ class Supervisor:
                 last_status = now
                 if told != (told := self._status()):
                     self._notifier.status(told)
+
+    def _engine_up(self) -> bool:
+        return any(keeper.child is not None and keeper.child.ready.done() for keeper in self._engine)
 
     def _heard_of(self, child: Child) -> float:
         return max(self.page.row(child.slot).heartbeat_ns / 1e9, child.ready_since or 0.0)
@@ -257,10 +287,36 @@ class Supervisor:
         counts = " ".join(map(str, self.page.connections()))
         return f"{accepting} of {self._count} workers accept; connections of each: {counts}"
 
+    # Asked by the admin port.
+
+    def _health(self) -> health.Health:
+        now = time.monotonic()
+        rules, limits = self._config.supervisor, self._config.limits
+        return health.Health(
+            self._count,
+            [self._process(keeper, now) for keeper in self._workers if not keeper.over],
+            [self._process(keeper, now) for keeper in self._former if not keeper.over],
+            [self._process(keeper, now) for keeper in self._engine if not keeper.over],
+            draining=self._stop.is_set(),
+            connections=self.page.taken(),
+            most_connections=limits.max_connections_total,
+            stuck_seconds=rules.stuck_seconds,
+            start_seconds=rules.start_seconds,
+        )
+
+    def _process(self, keeper: Keeper, now: float) -> health.Process:
+        child = keeper.child
+        if child is None or child.ready_since is None:
+            return health.Process(str(child or keeper), False, now - keeper.waits_since, stuck=keeper.was_stuck)
+        row = self.page.row(child.slot)
+        silent = now - self._heard_of(child)
+        return health.Process(str(child), True, silent, stuck=child.stuck, full=row.paused, linked=row.link_up)
+
     # Ending.
 
     async def _end(self) -> None:
         self._stop.set()
+        self.facts.draining = True
         self._notifier.stopping("closing connections")
         if self._announced:  # otherwise nobody sends clients here
             await self._delay(self._config.drain.delay_seconds)
@@ -330,11 +386,13 @@ def run(
     announce: Callable[[], None],
     *,
     api: socket.socket | None = None,
+    admin: socket.socket | None = None,
     verbose: bool = False,
 ) -> str | None:
     """Supervises until a signal, in the main thread. Returns why it could not go on, if so."""
 
     async def supervise() -> str | None:
-        return await Supervisor(config, reload, listeners, workers, notifier, api=api, verbose=verbose).run(announce)
+        supervisor = Supervisor(config, reload, listeners, workers, notifier, api=api, admin=admin, verbose=verbose)
+        return await supervisor.run(announce)
 
     return asyncio.run(supervise())
