@@ -42,8 +42,8 @@ dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source 
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench newcomer
-check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench loadtest newcomer
+check: build $(VENV)/.loadtest ## ruff format, ruff, mypy --strict (broker, tests, loadtests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -58,13 +58,13 @@ docs-reference: $(VENV)/.tests ## write what is made from the code: reference in
 	$(BIN)/python -m tests.tools.metrics_reference
 	$(BIN)/python -m tests.tools.board
 
-test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+test: test-packages build $(VENV)/.loadtest ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.loadtest build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.loadtest build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -80,6 +80,9 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a report; ARGS="--help" lists scenarios
+	$(BIN)/python -m loadtests.locustfiles.run $(ARGS)
 
 newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
 	@tests/tools/newcomer.sh
@@ -128,6 +131,10 @@ $(VENV)/.run: requirements/build.txt | build-packages
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.loadtest: requirements/loadtest.txt $(VENV)/.tests
 	$(INSTALL) $<
 	touch $@
 
