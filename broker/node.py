@@ -7,14 +7,26 @@ no socket.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from broker.auth.patterns import PatternTable
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import Engine, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt, Sink
+from broker.engine.base import (
+    Engine,
+    HistoryRule,
+    Holdings,
+    Joined,
+    Member,
+    PresenceEvent,
+    Present,
+    Publication,
+    Receipt,
+    Sink,
+)
 from broker.engine.interest import Interest, Interests
 from broker.engine.members import Members
 from broker.engine.ring import position_of
@@ -46,6 +58,8 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     raw_gap_ignored: bool = False
     # Publishes a second of one connection; 0 = no bound.
     rate: float = 0.0
+    # Its pattern's place among the counters.
+    pattern: int = 0
 
     @property
     def native(self) -> bool:
@@ -92,6 +106,8 @@ class Node:
         history_bytes: int = 67_108_864,
         interest_linger_seconds: float = 15.0,
         join_seconds: float = 10.0,
+        pattern_places: Mapping[str, int] = MappingProxyType({}),
+        count: Callable[[str], None] = lambda counter: None,
         clock: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
@@ -116,7 +132,10 @@ class Node:
             reactor, self._shelves, lambda conn, word: self.on_cut(conn, word), _call_soon, clock, self._now_ms
         )
         reactor.on_room = self.replays.on_room
-        self._patterns = PatternTable(channels)
+        self._patterns = PatternTable(
+            {pattern: (policy, pattern_places.get(pattern, 0)) for pattern, policy in channels.items()}
+        )
+        self._count = count
         # Channels in use, by names that were checked: whoever finds his name here need not check it again.
         self.known: dict[str, Channel] = {}
         self._max_json_depth = max_json_depth
@@ -139,8 +158,8 @@ class Node:
         if known is None:
             if len(self.known) >= CACHED_CHANNELS:
                 self.known.clear()
-            policy = self._patterns.match(name) or ChannelPolicy()
-            known = _channel(name, policy)
+            policy, place = self._patterns.match(name) or (ChannelPolicy(), 0)
+            known = _channel(name, policy, place)
             self.known[name] = known
         return known
 
@@ -164,9 +183,11 @@ class Node:
             problem = check(payload, self._max_json_depth)
             if problem is not None:
                 raise PayloadError("bad_payload", _PROBLEM_TEXTS[problem[0]])
-        return self._engine.publish(
+        receipt = self._engine.publish(
             Publication(channel.name, kind, payload, extra, conn, echo, message_id, channel.history)
         )
+        self._reactor.count_message(channel.pattern)
+        return receipt
 
     def join(self, channel: Channel, since: str | None = None) -> Awaitable[None] | None:
         """Before somebody subscribes, or resumes `since` a position. None: all that is published in the channel comes
@@ -215,20 +236,24 @@ class Node:
         """
         asked = since is not None or last is not None
         shelf = self._shelves.get(channel.name) if receives else None
-        name, policy, payload = channel.name, channel.policy, channel.payload
+        name, policy, payload, pattern = channel.name, channel.policy, channel.payload, channel.pattern
         sends = sends and channel.native
         if shelf is None:
-            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends)
+            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends, pattern)
+            if done and asked:
+                self._count("n_resumes_incomplete")
             return Begun(None, False if asked else None) if done else None
         ring = shelf.ring
         ring.trim(shelf.rule, self._now_ms())
         cursor, complete = ring.cursor_of(since, last)
         if cursor == ring.head:
-            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends)
+            done = self._reactor.subscribe(conn, name, policy, payload, receives, sends, pattern)
         else:
-            done = self._reactor.subscribe_behind(conn, name, policy, payload, sends)
+            done = self._reactor.subscribe_behind(conn, name, policy, payload, sends, pattern)
             if done:
                 self.replays.start(conn, name, cursor)
+        if done and asked:
+            self._count("n_resumes_recovered" if complete else "n_resumes_incomplete")
         return Begun(position_of(ring.epoch, cursor), complete if asked else None) if done else None
 
     def read(self, channel: Channel, since: str | None, limit: int) -> Extract | None:
@@ -244,6 +269,10 @@ class Node:
         found = ring.after(cursor, limit, self._most_read_bytes)
         end = found[-1].offset if found else cursor
         return Extract(found, position_of(ring.epoch, end), complete, end < ring.head)
+
+    def holdings(self) -> Holdings | None:
+        """What the engine holds, if it is in this process."""
+        return self._engine.holdings()
 
     def unsubscribe(self, conn: int, name: str) -> bool:
         """Leaves; False = was not subscribed."""
@@ -392,7 +421,7 @@ class _Resuming:
                 yield from interest.__await__()
 
 
-def _channel(name: str, policy: ChannelPolicy) -> Channel:
+def _channel(name: str, policy: ChannelPolicy, pattern: int) -> Channel:
     history = None
     if policy.history_count:
         history = HistoryRule(policy.history_count, policy.history_seconds, policy.history_bytes)
@@ -407,6 +436,7 @@ def _channel(name: str, policy: ChannelPolicy) -> Channel:
         policy.presence,
         policy.raw_gap == "ignore",
         policy.messages_per_second,
+        pattern,
     )
 
 

@@ -10,9 +10,10 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 import msgspec
 import uvloop
@@ -21,7 +22,7 @@ from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
 from broker.config.schema import Config
-from broker.engine.base import Engine, Sink
+from broker.engine.base import Engine, Holdings, Sink
 from broker.engine.history import History
 from broker.engine.interest import SWEEP_SECONDS
 from broker.engine.memory import MemoryEngine
@@ -38,7 +39,9 @@ from broker.gateway.identifying import Identifying
 from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, served
+from broker.gauges import Gauges
 from broker.native import _counters
+from broker.native._histogram import observe
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
 from broker.native.counting import Count
@@ -90,6 +93,7 @@ class Worker:
         siblings: Sequence[socket.socket] = (),
         beat: "Callable[[Worker], Iterable[int]] | None" = None,
         api: socket.socket | None = None,
+        pattern_places: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         loop = asyncio.get_running_loop()
         limits = config.limits
@@ -139,9 +143,12 @@ class Worker:
             history_bytes=limits.history_bytes,
             interest_linger_seconds=limits.interest_linger_seconds,
             join_seconds=limits.handshake_seconds,
+            pattern_places=pattern_places,
+            count=Count(self.counters),
         )
         self.node.on_cut = self.gateway.cut
         self._ticking: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
         self._expiring: asyncio.TimerHandle | None = None
         self.reactor.direct = self.node.direct
         self.node.on_hole = lambda conns: self.gateway.end(conns, "service_restart")
@@ -154,7 +161,13 @@ class Worker:
         if api is not None:
             places = {name: at for at, name in enumerate(_counters.NAMES)}
             row = memoryview(self.counters).cast("B").cast("Q")
-            self.api = Api(config, api, self.node, self.control, Tally(row, places))
+            self.api = Api(
+                config,
+                api,
+                self.node,
+                self.control,
+                Tally(row, places, observe, _counters.HISTOGRAMS["api_request_ns"]),
+            )
         self.gateway.reactor = self.reactor
         origins = _origins(config)
         self.permissions = Permissions(config.channels, open=open_to_all(config))
@@ -188,6 +201,13 @@ class Worker:
         self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
         self.gateway.opening.on_refused = self.gateway.admission.failed
+        has_holdings = self.node.holdings() is not None
+        self._gauges = Gauges(
+            table,
+            self.max_connections,
+            (lambda: self.node.holdings() or Holdings()) if has_holdings else None,
+            None if self.api is None else self.api.waiting,
+        )
 
     def start(self) -> None:
         self.begin()
@@ -224,7 +244,11 @@ class Worker:
             self.api.reload(config)
 
     def _tick(self) -> None:
-        self._ticking = self._loop.call_later(SWEEP_SECONDS, self._tick)
+        now = self._loop.time()
+        if self._tick_due:
+            self._gauges.tick(now - self._tick_due)
+        self._tick_due = now + SWEEP_SECONDS
+        self._ticking = self._loop.call_at(self._tick_due, self._tick)
         self.node.interests.sweep()
 
     def _expire(self) -> None:
@@ -380,6 +404,7 @@ async def serve(
     siblings: Sequence[socket.socket] = (),
     beat: Callable[[Worker], Iterable[int]] | None = None,
     api: socket.socket | None = None,
+    pattern_places: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends at once what the first is still waiting for.
 
@@ -410,6 +435,7 @@ async def serve(
         siblings=siblings,
         beat=beat,
         api=api,
+        pattern_places=pattern_places,
     )
     worker.begin()
     usable, stopped = asyncio.ensure_future(worker.node.usable()), asyncio.ensure_future(stop.wait())
@@ -442,5 +468,17 @@ def run(
     on_reload: Callable[[Worker], Awaitable[None]] | None = None,
     beat: Callable[[Worker], Iterable[int]] | None = None,
     api: socket.socket | None = None,
+    pattern_places: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    uvloop.run(serve(config, listeners, ready, on_stopping=on_stopping, on_reload=on_reload, beat=beat, api=api))
+    uvloop.run(
+        serve(
+            config,
+            listeners,
+            ready,
+            on_stopping=on_stopping,
+            on_reload=on_reload,
+            beat=beat,
+            api=api,
+            pattern_places=pattern_places,
+        )
+    )

@@ -6,6 +6,7 @@ document. Here, too, is the one place where an error becomes a problem document,
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -34,7 +35,9 @@ class GoneError(Exception):
 
 
 class Front:
-    """`on_answer` is told the status of each answer; `application` finds the key in `scope["key"]`."""
+    """`on_answer` is told the status of each answer, `on_done` how many ns each request took; `application` finds the
+    key in `scope["key"]`.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Front:
         document: bytes,
         max_body_bytes: int,
         on_answer: Callable[[int], None],
+        on_done: Callable[[int], None] = lambda ns: None,
     ) -> None:
         self._access = access
         self._publishing = publishing
@@ -51,10 +55,12 @@ class Front:
         self._document = document
         self._max_body_bytes = max_body_bytes
         self._on_answer = on_answer
+        self._on_done = on_done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        began_ns = time.monotonic_ns()
         try:
             await self._answer(scope, receive, send)
         except Problem as problem:
@@ -65,6 +71,8 @@ class Front:
             # Neither path nor headers: they are a stranger's text.
             log.exception("a request of the HTTP API failed")
             await self._refuse(send, Problem("internal_error"))
+        finally:
+            self._on_done(time.monotonic_ns() - began_ns)
 
     async def _refuse(self, send: Send, problem: Problem) -> None:
         self._on_answer(problem.status)

@@ -46,6 +46,11 @@ class Publishing:
         self._waiting = 0
         self._on_crowded = on_crowded
 
+    @property
+    def waiting(self) -> int:
+        """Messages of the requests under way that have no receipt yet."""
+        return self._waiting
+
     def channel(self, name: str) -> Channel:
         """Raises Problem."""
         known = self._node.known.get(name)

@@ -42,7 +42,7 @@ Presence has rules of its own, beside its verbs at the end of this module.
 """
 
 from collections.abc import Awaitable, Iterable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -98,6 +98,18 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     head: int = 0
     window: tuple[Publication, ...] = ()
     ring: "Retained | None" = None
+
+
+class Holdings(NamedTuple):
+    """What an engine holds now, in numbers. `presence_places`: of limits.presence_members; `history_evicted`: channels
+    forgotten for want of room, since its start.
+    """
+
+    history_bytes: int = 0
+    history_messages: int = 0
+    history_channels: int = 0
+    history_evicted: int = 0
+    presence_places: int = 0
 
 
 class Retained(Protocol):
@@ -252,3 +264,6 @@ class Engine(Protocol):
 
     def presence(self, channel: bytes) -> Present | Awaitable[Present]:
         """Who is in a channel. Raises EngineError."""
+
+    def holdings(self) -> Holdings | None:
+        """Of an engine in this process; None: it is elsewhere, and says so itself."""

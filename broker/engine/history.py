@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from broker.engine.base import MESSAGE_ID_SECONDS, HistoryRule, Publication, Receipt
+from broker.engine.base import MESSAGE_ID_SECONDS, HistoryRule, Holdings, Publication, Receipt
 from broker.engine.ring import Ring
 
 # A channel without anything in it: ring, name, its place in two tables (measured: 400 to 500).
@@ -62,13 +62,14 @@ class State(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Kept(Ring):
-    """`joined`: a worker reads it, so it stays in place, empty if need be. `accounted`: its share of the total."""
+    """`joined`: a worker reads it, so it stays, empty if need be. `accounted`, `counted`: its share of the totals."""
 
-    __slots__ = ("accounted", "joined")
+    __slots__ = ("accounted", "counted", "joined")
 
     def __init__(self, epoch: str, head: int) -> None:
         super().__init__(epoch, head)
         self.accounted = 0
+        self.counted = 0
         self.joined = False
 
 
@@ -87,6 +88,8 @@ class History:
         # Insertion order is order of expiry: all are kept equally long.
         self._seen: dict[tuple[bytes, str], tuple[float, Receipt]] = {}
         self.total_bytes = 0
+        self.total_messages = 0
+        self.evicted = 0
         self.epoch = new_epoch() if state is None else state.epoch
         self.floor = 0 if state is None else state.floor
         if state is not None:
@@ -94,6 +97,9 @@ class History:
 
     def __len__(self) -> int:
         return len(self._rings)
+
+    def holdings(self, presence_places: int) -> Holdings:
+        return Holdings(self.total_bytes, self.total_messages, len(self._rings), self.evicted, presence_places)
 
     # Channels.
 
@@ -160,10 +166,13 @@ class History:
     def _account(self, ring: _Kept, cost: int) -> None:
         self.total_bytes += cost - ring.accounted
         ring.accounted = cost
+        self.total_messages += len(ring) - ring.counted
+        ring.counted = len(ring)
 
     def _evict(self) -> None:
         channel, ring = self._evictable.popitem(last=False)
         ring.clear()
+        self.evicted += 1
         self._account(ring, 0)
         if not ring.joined:
             del self._rings[channel]

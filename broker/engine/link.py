@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from broker.config.schema import Limits
 from broker.engine import wire
 from broker.engine.allowance import Allowance
-from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
+from broker.engine.base import EngineError, HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt, Sink
 from broker.native._linked import Linked
 
 log = logging.getLogger("broker.engine")
@@ -253,6 +253,9 @@ class LinkEngine:
 
     async def presence(self, channel: bytes) -> Present:
         return wire.decode_present(await self._ask(wire.Verb.PRESENT, channel, None, "engine_unavailable"))
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         return wire.decode_answers(await self._ask(wire.Verb.ASK_ALL, b"", question, "engine_unavailable"))

@@ -8,7 +8,7 @@ the clock of presence.
 import time
 
 from broker.config.schema import Limits
-from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
+from broker.engine.base import EngineError, HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt, Sink
 from broker.engine.history import History
 from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
@@ -74,6 +74,9 @@ class MemoryEngine:
 
     def leave(self, channel: bytes) -> None:
         self.history.leave(channel)
+
+    def holdings(self) -> Holdings:
+        return self.history.holdings(self._roll.places)
 
     def enter(self, channel: bytes, member: Member) -> None:
         self._roll.enter(channel, member, _HERE)

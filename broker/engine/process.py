@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from broker.config.schema import Config
 from broker.engine import wire
-from broker.engine.base import PresenceEvent, Publication, Receipt
+from broker.engine.base import Holdings, PresenceEvent, Publication, Receipt
 from broker.engine.link import check_peer
 from broker.engine.questions import Questions
 from broker.engine.ring import position_of
@@ -121,6 +121,9 @@ class EngineProcess:
         known = join.after if join.epoch == ring.epoch else ring.start
         window = ring.after(max(known, ring.start), len(ring), ring.cost)
         return wire.Window(ring.epoch, ring.head, tuple(window))
+
+    def holdings(self) -> Holdings:
+        return self.history.holdings(self._roll.places)
 
     def _forget(self, name: bytes) -> None:
         """Nobody wants the channel any more: its ring may go when room is needed."""

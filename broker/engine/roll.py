@@ -52,6 +52,10 @@ class Roll:
     def present(self, channel: bytes) -> Present:
         return self._presence.present(channel)
 
+    @property
+    def places(self) -> int:
+        return self._presence.places
+
     def close(self) -> None:
         """Nobody is told anything any more."""
         if self._alarm is not None:

@@ -21,6 +21,8 @@ _ROW = -(-(SIZE + 4) // 8) * 8
 # During a reload two generations serve beside each other.
 GENERATIONS = 2
 RETIRED, ENGINE = 0, 1
+# Of each worker: a row for each generation, and one of those that are retired.
+_WORKER_ROWS = GENERATIONS + 1
 
 _CONNECTIONS = NAMES.index("g_connections")
 _REFUSED = NAMES.index("g_refused")
@@ -28,7 +30,12 @@ _REFUSED = NAMES.index("g_refused")
 
 def worker_slot(index: int, generation: int) -> int:
     """The row of a worker: what another worker computes as well."""
-    return 2 + index * GENERATIONS + generation % GENERATIONS
+    return 2 + index * _WORKER_ROWS + generation % GENERATIONS
+
+
+def _retired_slot(slot: int) -> int:
+    """Where what the children of a slot have counted is kept: by worker, so that no counter of one ever goes down."""
+    return RETIRED if slot == ENGINE else 2 + (slot - 2) // _WORKER_ROWS * _WORKER_ROWS + GENERATIONS
 
 
 class Row:
@@ -111,18 +118,25 @@ class Page:
         """Those of one worker, of every generation."""
         return tuple(self._rows[worker_slot(index, generation)] for generation in range(GENERATIONS))
 
+    def all_rows(self, index: int) -> tuple[Row, ...]:
+        """Those of one worker, and the one of its predecessors."""
+        return (*self.worker_rows(index), self._rows[_retired_slot(worker_slot(index, 0))])
+
     def retire(self, slot: int) -> None:
         """What a dead child counted stays counted; what it had is gone."""
-        row, retired = self._rows[slot], self._rows[RETIRED]
+        row, retired = self._rows[slot], self._rows[_retired_slot(slot)]
         for at, (name, value) in enumerate(zip(NAMES, row.values(), strict=True)):
             if name.startswith("n_"):
                 retired.counters[at] = (retired.counters[at] + value) % 2**64
         row.clear()
 
+    def sums(self) -> list[int]:
+        """Every counter and gauge in the order of NAMES, summed over the living and the retired."""
+        return [sum(column) % 2**64 for column in zip(*(row.values() for row in self._rows), strict=True)]
+
     def totals(self) -> dict[str, int]:
-        """Every counter and gauge, summed over the living and the retired."""
-        columns = zip(*(row.values() for row in self._rows), strict=True)
-        return {name: sum(column) for name, column in zip(NAMES, columns, strict=True)}
+        """The same, by name."""
+        return dict(zip(NAMES, self.sums(), strict=True))
 
     def taken(self) -> int:
         """Connections of all workers, without those that were refused and are about to go."""

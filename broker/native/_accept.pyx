@@ -84,6 +84,7 @@ cdef class Acceptor(Lifecycle):
                 return False
             connection.watched = POLL_IN
             connection.state_tick = self.tick + self.timing.handshake
+            connection.messages_full_at_ns = self.now_ns()      # when it was accepted, until it is open
             self.arm(connection)
             self.all.counters[N_ACCEPTED] += 1
             self.all.counters[G_CONNECTIONS] += 1

@@ -72,7 +72,7 @@ cdef struct Connection:
     Connection *next_grave
     Connection *next_hungry
     uint64_t published              # number of its last publish on the link; 0 = none
-    uint64_t messages_full_at_ns    # buckets of what it sends; _rate.pxd
+    uint64_t messages_full_at_ns    # buckets of what it sends (_rate.pxd); until it is open, when it was accepted
     uint64_t bytes_full_at_ns
     uint32_t generation
     uint32_t state_tick             # deadlines, 0 = none: of the state,

@@ -1,5 +1,5 @@
 # The worker's table of u64 counters and gauges: one row of native integers that may live in shared memory.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 # NAMES in the .pyx has one entry a member, in this order; what each counts stands there.
 cdef enum:
@@ -56,6 +56,19 @@ cdef enum:
     N_REFUSED_TOTAL
     N_REFUSED_ADDRESS
     N_REFUSED_BLOCKED
+    N_SIBLING_ACCEPTS
+    N_RECEIVED_RAW      # + format: RAW, JSON
+    N_RECEIVED_JSON
+    N_RECEIVED_BYTES_RAW
+    N_RECEIVED_BYTES_JSON
+    N_SENT_RAW          # + format
+    N_SENT_JSON
+    N_SENT_BYTES_RAW
+    N_SENT_BYTES_JSON
+    N_CREDIT_WAITS
+    N_RESUMES_RECOVERED
+    N_RESUMES_INCOMPLETE
+    N_HISTORY_EVICTED
     G_CONNECTIONS
     G_REFUSED
     G_SESSIONS
@@ -66,8 +79,35 @@ cdef enum:
     G_FRAMES
     G_SLOTS
     G_MEMORY_BYTES
+    G_OLDEST_NS
+    G_API_WAITING
+    G_CONNECTIONS_LIMIT
+    G_HISTORY_BYTES
+    G_HISTORY_MESSAGES
+    G_HISTORY_CHANNELS
+    G_PRESENCE_MEMBERS
     N_CLOSED            # first of CLOSE_CAUSES counters: connections ended, by cause; keep last
 
 cdef enum:
     CLOSE_CAUSES = 64
-    COUNTERS = N_CLOSED + CLOSE_CAUSES
+    # Three counters for each pattern of the configuration; place 0 is of channels that none matches, the last of patterns without a place.
+    PATTERNS = 66
+    N_PATTERN = N_CLOSED + CLOSE_CAUSES
+    PATTERN_MESSAGES = 0
+    PATTERN_DELIVERIES = 1
+    PATTERN_DROPS = 2
+    PATTERN_COUNTERS = 3
+    # Histograms: a counter for each bucket, then the sum. Bounds stand in _histogram.pyx.
+    HISTOGRAM_CELLS = 19
+    H_FANOUT_DELIVERIES = N_PATTERN + PATTERNS * PATTERN_COUNTERS
+    H_FANOUT_NS = H_FANOUT_DELIVERIES + HISTOGRAM_CELLS
+    H_PUBLISH_TO_WRITE_NS = H_FANOUT_NS + HISTOGRAM_CELLS
+    H_HANDSHAKE_NS = H_PUBLISH_TO_WRITE_NS + HISTOGRAM_CELLS
+    H_LINK_LAG_NS = H_HANDSHAKE_NS + HISTOGRAM_CELLS
+    H_LOOP_LAG_NS = H_LINK_LAG_NS + HISTOGRAM_CELLS
+    H_API_REQUEST_NS = H_LOOP_LAG_NS + HISTOGRAM_CELLS
+    COUNTERS = H_API_REQUEST_NS + HISTOGRAM_CELLS
+
+# The first cell of a pattern's three.
+cdef inline uint64_t *of_pattern(uint64_t *counters, uint8_t pattern) noexcept nogil:
+    return counters + N_PATTERN + <int>pattern * PATTERN_COUNTERS

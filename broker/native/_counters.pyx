@@ -59,6 +59,19 @@ TABLE = (
     ("n_refused_total", "upgrades answered 503 because all workers together hold max_connections_total"),
     ("n_refused_address", "upgrades answered 429 because their address holds max_connections_per_address"),
     ("n_refused_blocked", "upgrades answered 429 because their address was refused too often within the minute"),
+    ("n_sibling_accepts", "connections taken from the listener of another worker that did not look after it"),
+    ("n_received_raw", "data messages from raw clients"),
+    ("n_received_json", "data messages from clients that speak broker.json.v1: each is a command"),
+    ("n_received_bytes_raw", "payload bytes of them, raw"),
+    ("n_received_bytes_json", "payload bytes of them, broker.json.v1"),
+    ("n_sent_raw", "deliveries written to raw clients"),
+    ("n_sent_json", "deliveries written to clients that speak broker.json.v1"),
+    ("n_sent_bytes_raw", "frame bytes of them, raw"),
+    ("n_sent_bytes_json", "frame bytes of them, broker.json.v1"),
+    ("n_credit_waits", "times publishers were not read because too much was under way to the engine"),
+    ("n_resumes_recovered", "subscriptions that asked for what they had missed, or for the last messages, and got all of it"),
+    ("n_resumes_incomplete", "subscriptions that asked for it and were told that some of it is gone"),
+    ("n_history_evicted", "channels whose history was forgotten because all together kept too much"),
     ("g_connections", "connections now"),
     ("g_refused", "of them those that were refused in HTTP and have not gone yet"),
     ("g_sessions", "open sessions now"),
@@ -69,9 +82,33 @@ TABLE = (
     ("g_frames", "frames alive now"),
     ("g_slots", "queue slots in use now"),
     ("g_memory_bytes", "bytes of frames, slots and partial input now"),
+    ("g_oldest_ns", "age of the oldest frame that waits for a blocked connection, in ns, as of the last look at all of them"),
+    ("g_api_waiting", "HTTP API: messages that wait for the engine now"),
+    ("g_connections_limit", "connections that the worker takes at most"),
+    ("g_history_bytes", "bytes that the histories of all channels take now"),
+    ("g_history_messages", "messages in them"),
+    ("g_history_channels", "channels with a history now"),
+    ("g_presence_members", "members of all channels with presence now"),
 )
 
-NAMES = tuple(name for name, _ in TABLE) + tuple(f"n_closed_{i}" for i in range(CLOSE_CAUSES))
+HISTOGRAMS = {
+    "fanout_deliveries": H_FANOUT_DELIVERIES,
+    "fanout_ns": H_FANOUT_NS,
+    "publish_to_write_ns": H_PUBLISH_TO_WRITE_NS,
+    "handshake_ns": H_HANDSHAKE_NS,
+    "link_lag_ns": H_LINK_LAG_NS,
+    "loop_lag_ns": H_LOOP_LAG_NS,
+    "api_request_ns": H_API_REQUEST_NS,
+}
+BUCKETS = HISTOGRAM_CELLS - 1
+FIRST_PATTERN, PATTERN_PLACES = N_PATTERN, PATTERNS
+
+NAMES = (
+    tuple(name for name, _ in TABLE)
+    + tuple(f"n_closed_{i}" for i in range(CLOSE_CAUSES))
+    + tuple(f"n_pattern_{what}_{i}" for i in range(PATTERNS) for what in ("messages", "deliveries", "drops"))
+    + tuple(f"n_{name}_{i}" for name in HISTOGRAMS for i in [*range(BUCKETS), "sum"])
+)
 FIRST_CLOSE_CAUSE = N_CLOSED
 SIZE = COUNTERS
 assert len(NAMES) == COUNTERS, "one name for each counter of the enum"

@@ -34,6 +34,7 @@ cdef struct Channel:
     uint32_t start              # where the next fan-out begins, so that nobody is always last
     uint8_t policy
     uint8_t payload
+    uint8_t pattern             # its place among the pattern counters
 
 cdef struct Message:
     Channel *channel
@@ -71,7 +72,7 @@ cdef class Hub:
     cdef object counters_owner
     cdef Replayed replayed[REPLAYED]
     cdef bint has_replayed
-    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL
+    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload, uint8_t pattern) except NULL
     cdef Channel *find(self, bytes name)
     cdef void untie(self, Channel *channel)
     cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1

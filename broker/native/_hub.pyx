@@ -17,15 +17,17 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from broker.native._counters cimport (
-    COUNTERS, G_CHANNELS, G_MEMORY_BYTES, G_SUBSCRIPTIONS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED, N_OFFERED, N_PUBLISHED,
-    N_PUT_OFF, N_SEQUENCED,
+    COUNTERS, G_CHANNELS, G_SUBSCRIPTIONS, H_FANOUT_DELIVERIES, H_FANOUT_NS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED,
+    N_OFFERED, N_PUBLISHED, N_PUT_OFF, N_SEQUENCED, PATTERN_DELIVERIES, PATTERNS, of_pattern,
 )
 from broker.native._frames cimport frame_header
+from broker.native._histogram cimport observe_count, observe_ns
 from broker.native._json cimport base64_size, base64_write, json_string_size, json_string_write
+from broker.native._lane cimport lane_mark
 from broker.native._queue cimport (
     FORMAT_JSON, FORMAT_RAW, FORMATS, Frame, LANE_BULK, LANE_SMALL, Lane, Outbox, Outboxes, POLICY_LATEST, Subscription,
-    VERDICT_BEHIND, VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release, lane_mark, missed_unknown,
-    outbox_fits, outbox_gap, outbox_make_room, outbox_push, unknown_cursor,
+    VERDICT_BEHIND, VERDICT_DISCONNECT, VERDICT_DROPPED, VERDICT_PUSH, Verdict, frame_message, frame_new, frame_release,
+    missed_unknown, outbox_fits, outbox_gap, outbox_make_room, outbox_push, unknown_cursor,
 )
 
 
@@ -35,6 +37,7 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
     int clock_gettime(int clock, timespec *time)
     enum:
+        CLOCK_MONOTONIC
         CLOCK_REALTIME
 
 
@@ -61,10 +64,10 @@ cdef uint8_t *_put_number(uint8_t *out, uint64_t value) noexcept nogil:
     return out
 
 
-cdef uint64_t _now_ms() noexcept nogil:
+cdef uint64_t _clock_ns(int clock) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+    clock_gettime(clock, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef Frame *_sealed(Outboxes *all, const Message *message) noexcept nogil:
@@ -94,7 +97,7 @@ cdef Frame *_sealed(Outboxes *all, const Message *message) noexcept nogil:
         out = base64_write(out, message.payload, message.size)
         out = _put(out, b'"', 1)
     out = _put(out, b',"time":', 8)
-    out = _put_number(out, message.time_ms if message.time_ms else _now_ms())
+    out = _put_number(out, message.time_ms if message.time_ms else _clock_ns(CLOCK_REALTIME) // 1000000)
     out = _put(out, <const char *>message.extra, message.extra_size)
     out = _put(out, b'}', 1)
     return _framed(all, frame, out)
@@ -181,11 +184,13 @@ cdef class Hub:
         address = self.channels.get(name)
         return NULL if address is None else <Channel *><size_t>address
 
-    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload) except NULL:
+    cdef Channel *channel(self, bytes name, uint8_t policy, uint8_t payload, uint8_t pattern) except NULL:
         """The channel, made if it does not exist; it goes with its last tie."""
         cdef Channel *channel = self.find(name)
         if channel != NULL:
             return channel
+        if pattern >= PATTERNS:
+            raise ValueError(f"pattern {pattern}: there are {PATTERNS} places")
         channel = <Channel *>calloc(1, sizeof(Channel))     # freed by untie
         if channel == NULL:
             raise MemoryError
@@ -195,6 +200,7 @@ cdef class Hub:
         channel.text_size = <uint32_t>PyBytes_GET_SIZE(name)
         channel.policy = policy
         channel.payload = payload
+        channel.pattern = pattern
         self.channels[name] = <size_t>channel
         self.all.counters[G_CHANNELS] += 1
         return channel
@@ -212,6 +218,7 @@ cdef class Hub:
     cdef int join(self, Channel *channel, Outbox *box, Subscription *subscription, bint receives) except -1:
         subscription.channel = channel
         subscription.policy = channel.policy
+        subscription.pattern = channel.pattern
         if receives:
             self.enter(channel, subscription)
         channel.ties += 1
@@ -326,9 +333,12 @@ cdef class Hub:
         cdef int64_t offers = 0
         cdef Entry *entry
         cdef Lane lane
+        cdef uint64_t began_ns
         if self.all.lagging != NULL:
             self.settle_lagging()
         count = channel.count
+        # Twice a fan-out, some 30 ns each: what a message's frames are born at, and how long this took.
+        began_ns = self.all.now_ns = _clock_ns(CLOCK_MONOTONIC) + self.all.skew_ns
         lane = LANE_BULK if count > BULK_FROM else LANE_SMALL
         variants[FORMAT_RAW] = variants[FORMAT_JSON] = NULL
         place = channel.start if channel.start < count else 0
@@ -343,12 +353,18 @@ cdef class Hub:
             frame = variants[entry.outbox.format]
             if frame == NULL:
                 frame = variants[entry.outbox.format] = _encode(&self.all, entry.outbox.format, message)
+                if frame != NULL:
+                    frame.timed = 1
             offers += 1
             if frame == NULL:
                 self._give_up(entry.outbox)
             else:
                 self._offer(entry, frame, lane)
         self.all.counters[N_OFFERED] += <uint64_t>offers
+        of_pattern(self.all.counters, channel.pattern)[PATTERN_DELIVERIES] += <uint64_t>offers
+        observe_count(&self.all.counters[H_FANOUT_DELIVERIES], <uint64_t>offers)
+        self.all.now_ns = _clock_ns(CLOCK_MONOTONIC) + self.all.skew_ns
+        observe_ns(&self.all.counters[H_FANOUT_NS], self.all.now_ns - began_ns)
         for i in range(<uint32_t>FORMATS):
             if variants[i] != NULL:
                 frame_release(&self.all, variants[i])

@@ -19,7 +19,8 @@ from broker.native._connection cimport (
     MARK_PROXY, OPEN, PAUSED_COMMAND, PAUSED_CREDIT, PAUSED_DECISION, connection_id, stash_append, stash_free,
 )
 from broker.native._counters cimport (
-    N_BYTES_READ, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED, N_PUBLISHED, N_RATE_LIMITED, N_REQUESTS, N_SEQUENCED,
+    N_BYTES_READ, N_INPUT_PAUSES, N_MESSAGES_DISCARDED, N_MESSAGES_RECEIVED, N_PUBLISHED, N_RATE_LIMITED, N_RECEIVED_BYTES_RAW,
+    N_RECEIVED_RAW, N_REQUESTS, N_SEQUENCED, PATTERN_MESSAGES, of_pattern,
 )
 from broker.native._frames cimport (
     FRAME_CLOSE, FRAME_FAILED, FRAME_MESSAGE, FRAME_NEED_MORE, FRAME_PING, FRAME_PONG, Parsed, frames_free, frames_held, frames_in_message,
@@ -339,6 +340,8 @@ cdef class Intake(Acceptor):
 
     cdef void on_message(self, Connection *connection, Parsed *parsed):
         self.all.counters[N_MESSAGES_RECEIVED] += 1
+        self.all.counters[N_RECEIVED_RAW + connection.box.format] += 1
+        self.all.counters[N_RECEIVED_BYTES_RAW + connection.box.format] += parsed.size
         if self.text_ping and parsed.size == 4 and parsed.opcode == 1 and memcmp(parsed.data, b"ping", 4) == 0:
             self.reply(connection, 1, b"pong", 4)
             return
@@ -393,6 +396,7 @@ cdef class Intake(Acceptor):
         """With the engine in this process a message is sequenced by being next."""
         self.all.counters[N_PUBLISHED] += 1
         self.all.counters[N_SEQUENCED] += 1
+        of_pattern(self.all.counters, message.channel.pattern)[PATTERN_MESSAGES] += 1
         self.offers += <uint64_t>self.hub.deliver(message, NULL)
 
     cdef void _bad_payload(self, Connection *connection, word, size_t where):

@@ -23,6 +23,7 @@ from broker.native._connection cimport (
 from broker.native._counters cimport G_BLOCKED, G_CONNECTIONS, G_REFUSED, G_SESSIONS, N_CALLBACK_ERRORS, N_CLOSED
 from broker.native._frames cimport frames_free, frames_held
 from broker.native._poller cimport POLL_IN
+from broker.native._lane cimport lane_leave
 from broker.native._queue cimport (
     Frame, LANE_CONTROL, LANE_SMALL, Outbox, Subscription, TAG_END, TAG_PING, frame_message, frame_release, outbox_discard,
     outbox_free, outbox_push, subscription_detach,
@@ -177,6 +178,7 @@ cdef class Lifecycle(Output):
         connection.state = DEAD
         connection.box.closed = 1
         self.leave_channels(connection)
+        lane_leave(self.all, &connection.box)
         outbox_free(self.all, &connection.box)
         wheel_stop(self.wheel, &connection.timer)
         if connection.box.blocked:

@@ -31,6 +31,7 @@ cdef class Linked(Intake):
     cdef void flush_link(self)
     cdef bint link_waits(self) noexcept nogil       # something was put on it after it was flushed
     cdef void lose_link(self)
+    cdef void _observe_lag(self, uint64_t sequenced_ms) noexcept nogil
     cdef bint _take_record(self, const Record *record) except -1
     cdef void _deliver(self, const Record *record)
     cdef void _acked(self, const Record *record)

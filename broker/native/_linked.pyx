@@ -14,8 +14,9 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from broker.native._connection cimport Connection, DEAD, PAUSED_CREDIT, connection_id, table_find
-from broker.native._counters cimport N_PUBLISHED, N_SEQUENCED
+from broker.native._counters cimport H_LINK_LAG_NS, N_CREDIT_WAITS, N_PUBLISHED, N_SEQUENCED, PATTERN_MESSAGES, of_pattern
 from broker.native._hub cimport Channel, Message
+from broker.native._histogram cimport observe_ns
 from broker.native._intake cimport Intake
 from broker.native._pipe cimport (
     FLAG_ERROR, FLAG_NO_ECHO, FLAG_OFFSET, Pipe, RECORD_ACK, RECORD_CALL, RECORD_MESSAGE, RECORD_MISSED, RECORD_PUBLISH, RECORD_REPLY,
@@ -26,6 +27,14 @@ from broker.native._poller cimport POLL_IN, POLL_OUT, WATCH_ADD, WATCH_CHANGE, W
 from broker.native._queue cimport Outbox
 from broker.native._socket cimport SOCKET_AGAIN
 
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *time)
+    enum:
+        CLOCK_REALTIME
 
 cdef size_t MOST_RECORD_BYTES = (<size_t>1 << 31) - 1
 
@@ -61,12 +70,16 @@ cdef class Linked(Intake):
         cdef Record *record
         cdef bint broken = False
         cdef uint64_t offers
+        cdef bint lag_seen = False
         self.link_left = False
         while self.attached:
             offers = self.offers
             record = pipe_next(&self.pipe, MOST_RECORD_BYTES, &broken)
             if record == NULL:
                 break
+            if record.type == RECORD_MESSAGE and not lag_seen:
+                lag_seen = True         # the oldest of a batch stands for it
+                self._observe_lag(record.value)
             try:
                 broken = not self._take_record(record)
             except BaseException as error:
@@ -81,6 +94,14 @@ cdef class Linked(Intake):
                 break
         if broken and self.attached:
             self.lose_link()
+
+    cdef void _observe_lag(self, uint64_t sequenced_ms) noexcept nogil:
+        """From the engine's stamp to here, by the wall clock that both read; a stamp of a clock that was set back counts as now."""
+        cdef timespec now
+        cdef uint64_t now_ms
+        clock_gettime(CLOCK_REALTIME, &now)
+        now_ms = <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+        observe_ns(&self.all.counters[H_LINK_LAG_NS], (now_ms - sequenced_ms) * 1000000 if now_ms > sequenced_ms else 0)
 
     cdef bint _take_record(self, const Record *record) except -1:
         """False = not a record that an engine sends."""
@@ -205,6 +226,7 @@ cdef class Linked(Intake):
         self.link_sent += 1
         self.link_sent_bytes += record.size
         if self.link_sent_bytes - self.link_acked_bytes >= self.link_window:
+            self.all.counters[N_CREDIT_WAITS] += not self.publish_blocked
             self.publish_blocked = True
         return self.link_sent
 
@@ -217,6 +239,7 @@ cdef class Linked(Intake):
             number = self.put_publish(message, connection_id(connection), True)
         if number:
             connection.published = number
+            of_pattern(self.all.counters, message.channel.pattern)[PATTERN_MESSAGES] += 1
             return
         try:
             self.handler.on_unpublished(connection_id(connection), self.session_of(connection))

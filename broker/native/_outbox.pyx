@@ -13,10 +13,12 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from broker.native._hub cimport Channel, Hub
+from broker.native._lane cimport lane_leave, lane_take
 from broker.native._queue cimport (
-    Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Outbox, Outboxes, Slot, Subscription, TAG_END, TAG_PING, VERDICT_PUSH, WROTE_END, WROTE_PING,
-    frame_message, frame_release, lane_leave, lane_take, outbox_conflate, outbox_discard, outbox_fits, outbox_free,
-    outbox_front, outbox_init, outbox_make_room, outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach, subscription_new,
+    Frame, LANE_BULK, LANE_CONTROL, LANE_SMALL, Outbox, Outboxes, Slot, Subscription, TAG_END, TAG_PING, VERDICT_PUSH, WROTE_END,
+    WROTE_PING, frame_message, frame_release, outbox_conflate, outbox_discard, outbox_fits, outbox_free, outbox_front,
+    outbox_init, outbox_make_room, outbox_push, outbox_render, outbox_set_pong, outbox_slot, outbox_written, subscription_detach,
+    subscription_new,
 )
 from broker.native._writer cimport Writer, writer_flush, writer_free, writer_init
 
@@ -188,7 +190,7 @@ cdef class Queue:
         cdef Subscription *subscription = subscription_new(&self.station.box)
         if subscription == NULL:
             raise MemoryError
-        self.queues.hub.join(self.queues.hub.channel(name, POLICIES.index(policy), 0), &self.station.box, subscription, receives)
+        self.queues.hub.join(self.queues.hub.channel(name, POLICIES.index(policy), 0, 0), &self.station.box, subscription, receives)
         subscription.next = self.station.subscriptions
         self.station.subscriptions = subscription
 
@@ -289,6 +291,7 @@ cdef class Queue:
         """As a connection dies."""
         self._leave()
         self.station.box.closed = 1
+        lane_leave(self.queues.all, &self.station.box)
         outbox_free(self.queues.all, &self.station.box)
 
     def queued(self):

@@ -30,9 +30,10 @@ cdef class Output:
     cdef Timing timing
     cdef int poller
     cdef uint32_t tick
-    cdef uint64_t skew_ns           # tests move time on with it
     cdef uint64_t started_ns
     cdef uint64_t random
+    cdef uint32_t aged_to           # places of the table that were looked at for the oldest frame
+    cdef uint64_t oldest_ns         # among them
     cdef Connection *doomed
     cdef Connection *graves
     cdef Connection *hungry         # those that wanted room and have it; fed at the end of the turn
@@ -48,6 +49,7 @@ cdef class Output:
     cdef void _release(self)
     cdef uint64_t now_ns(self) noexcept nogil
     cdef uint32_t jittered(self, uint32_t ticks, uint32_t jitter) noexcept nogil
+    cdef void look_at_ages(self) noexcept nogil
     cdef void _evict(self, Connection *connection) noexcept nogil
     cdef void tell_time(self) noexcept nogil
     cdef void arm(self, Connection *connection) noexcept nogil

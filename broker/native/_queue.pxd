@@ -1,4 +1,4 @@
-# Bounded send queues: shared frames, one outbox a connection, three lanes of outboxes that wait to be flushed. No socket, no clock, no Python object.
+# Bounded send queues: shared frames, one outbox a connection. No socket, no clock of its own, no Python object.
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -8,6 +8,8 @@ cdef struct Frame:
     uint32_t size
     uint64_t born                   # order of creation within the worker: the smaller, the older
     uint64_t offset                 # of a message with history; else 0
+    uint64_t born_ns                # Outboxes.now_ns when it was made
+    uint8_t timed                   # a message on its way from its publisher; a replay, an answer, a ping are not
     uint8_t data[1]                 # really `size` bytes
 
 # What a full queue does with a message of this channel (design: only on a blocked connection).
@@ -42,6 +44,7 @@ cdef struct Subscription:
     uint8_t untold                  # fell behind, and nobody who replays knows
     uint8_t gap_queued
     uint8_t detached
+    uint8_t pattern                 # of its channel; counts drops
 
 # A place in the ring. frame NULL and subscription set = a gap notice to be written here. Both NULL = a tombstone.
 cdef struct Slot:
@@ -104,6 +107,8 @@ cdef struct Outboxes:
     uint32_t max_messages
     uint64_t physical               # bytes of frames and rings alive
     uint64_t born
+    uint64_t now_ns                 # CLOCK_MONOTONIC as of the last look: at a fan-out, and every 32 sends
+    uint64_t skew_ns                # tests move time on with it
     Subscription *lagging           # they fell behind during a fan-out and leave it before the next; see the hub's part
     Frame *(*render_gap)(Outboxes *all, Subscription *subscription) noexcept nogil   # a new frame that tells `missed`; set by the hub
 
@@ -112,7 +117,7 @@ cdef Frame *frame_message(Outboxes *all, uint8_t opcode, const uint8_t *payload,
 cdef void frame_release(Outboxes *all, Frame *frame) noexcept nogil
 
 cdef void outbox_init(Outbox *box, uint32_t slot) noexcept nogil
-# Releases everything; counts what was queued as discarded.
+# Releases everything; counts what was queued as discarded. It has left its lane before.
 cdef void outbox_free(Outboxes *all, Outbox *box) noexcept nogil
 # Appends one slot and takes its own reference to `frame`. False = no memory.
 cdef bint outbox_push(Outboxes *all, Outbox *box, Frame *frame, Subscription *subscription) noexcept nogil
@@ -153,8 +158,3 @@ cdef void outbox_set_pong(Outboxes *all, Outbox *box, Frame *frame) noexcept nog
 # A subscription is freed by whoever takes its last tie away: the connection (detach) or the ring (last slot).
 cdef Subscription *subscription_new(Outbox *box) noexcept nogil
 cdef void subscription_detach(Subscription *subscription) noexcept nogil
-
-# Puts an outbox in a lane, or moves it to a more urgent one.
-cdef void lane_mark(Outboxes *all, Outbox *box, Lane lane) noexcept nogil
-cdef void lane_leave(Outboxes *all, Outbox *box) noexcept nogil
-cdef Outbox *lane_take(Outboxes *all, Lane lane) noexcept nogil

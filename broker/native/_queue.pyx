@@ -1,4 +1,4 @@
-"""Bounded send queues: what waits for one connection, what a full queue gives up, and who is to be flushed next.
+"""Bounded send queues: what waits for one connection, what a full queue gives up.
 
 The hub pushes shared frames, the writer takes bytes off the front, the reactor owns the outboxes. Nothing here writes to a
 socket, reads a clock or holds a Python object. A slot of the ring is 16 bytes; the first two live in the outbox itself, so that
@@ -14,10 +14,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from broker.native._counters cimport (
-    COUNTERS, G_FRAMES, G_QUEUED, G_SLOTS, N_DISCARDED, N_DROPPED_LATEST, N_DROPPED_NEWEST, N_DROPPED_OLDEST, N_PONGS_COALESCED,
-    N_PUT_OFF, N_WRITTEN,
+    COUNTERS, G_FRAMES, G_QUEUED, G_SLOTS, H_PUBLISH_TO_WRITE_NS, N_DISCARDED, N_DROPPED_LATEST, N_DROPPED_NEWEST, N_DROPPED_OLDEST,
+    N_PONGS_COALESCED, N_PUT_OFF, N_SENT_BYTES_RAW, N_SENT_RAW, N_WRITTEN, PATTERN_DROPS, of_pattern,
 )
 from broker.native._frames cimport frame_header
+from broker.native._histogram cimport observe_ns
 
 POLICIES = ("disconnect", "drop_oldest", "drop_newest", "latest", "catch_up")
 
@@ -39,6 +40,8 @@ cdef Frame *frame_new(Outboxes *all, size_t size) noexcept nogil:
     frame.size = <uint32_t>size
     frame.born = all.born
     frame.offset = 0
+    frame.born_ns = all.now_ns
+    frame.timed = 0
     all.born += 1
     all.physical += FRAME_OVERHEAD + size
     all.counters[G_FRAMES] += 1
@@ -215,8 +218,13 @@ cdef uint32_t _counter_of(uint8_t policy) noexcept nogil:
     return N_DROPPED_NEWEST
 
 
-cdef void _miss(Outboxes *all, Subscription *subscription) noexcept nogil:
+cdef void _count_drop(Outboxes *all, Subscription *subscription) noexcept nogil:
     all.counters[_counter_of(subscription.policy)] += 1
+    of_pattern(all.counters, subscription.pattern)[PATTERN_DROPS] += 1
+
+
+cdef void _miss(Outboxes *all, Subscription *subscription) noexcept nogil:
+    _count_drop(all, subscription)
     _count_missed(subscription, 1)
 
 
@@ -271,7 +279,7 @@ cdef void outbox_gap(Outboxes *all, Outbox *box, Subscription *subscription, uin
 
 
 cdef Verdict _drop_arriving(Outboxes *all, Outbox *box, Subscription *subscription) noexcept nogil:
-    all.counters[_counter_of(subscription.policy)] += 1
+    _count_drop(all, subscription)
     outbox_gap(all, box, subscription, 1)
     return VERDICT_DROPPED
 
@@ -382,7 +390,6 @@ cdef void outbox_discard(Outboxes *all, Outbox *box) noexcept nogil:
 
 
 cdef void outbox_free(Outboxes *all, Outbox *box) noexcept nogil:
-    lane_leave(all, box)
     box.head_offset = 0
     outbox_discard(all, box)
 
@@ -391,6 +398,7 @@ cdef int outbox_written(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
     cdef int flags = 0
     cdef Slot *slot
     cdef size_t left
+    cdef uint64_t written = 0, bytes = 0
     while box.count:
         slot = outbox_slot(box, 0)
         if slot.frame == NULL:
@@ -408,13 +416,19 @@ cdef int outbox_written(Outboxes *all, Outbox *box, size_t size) noexcept nogil:
         size -= left
         box.head_offset = 0
         if _names(slot):
-            all.counters[N_WRITTEN] += 1
+            written += 1
+            bytes += slot.frame.size
+            if slot.frame.refs == 1 and slot.frame.timed:       # nobody else waits for it: its last write
+                observe_ns(&all.counters[H_PUBLISH_TO_WRITE_NS], all.now_ns - slot.frame.born_ns)
             _release_slot(all, box, slot)
             _unname(slot)
         else:
             flags |= <int><size_t>slot.subscription     # TAG_PING and TAG_END are WROTE_PING and WROTE_END
             _release_slot(all, box, slot)
         _pop(all, box)
+    all.counters[N_WRITTEN] += written
+    all.counters[N_SENT_RAW + box.format] += written
+    all.counters[N_SENT_BYTES_RAW + box.format] += bytes
     return flags
 
 
@@ -459,42 +473,3 @@ cdef void outbox_set_pong(Outboxes *all, Outbox *box, Frame *frame) noexcept nog
         frame_release(all, frame)
     else:
         box.pong = frame
-
-
-# Lanes: doubly linked, an outbox in one at most.
-
-cdef void lane_mark(Outboxes *all, Outbox *box, Lane lane) noexcept nogil:
-    if box.lane:
-        if box.lane <= lane:
-            return
-        lane_leave(all, box)
-    box.lane = lane
-    box.lane_next = NULL
-    box.lane_previous = all.lane_tail[<int>lane]
-    if box.lane_previous == NULL:
-        all.lane_head[<int>lane] = box
-    else:
-        box.lane_previous.lane_next = box
-    all.lane_tail[<int>lane] = box
-
-
-cdef void lane_leave(Outboxes *all, Outbox *box) noexcept nogil:
-    if box.lane == LANE_NONE:
-        return
-    if box.lane_previous == NULL:
-        all.lane_head[box.lane] = box.lane_next
-    else:
-        box.lane_previous.lane_next = box.lane_next
-    if box.lane_next == NULL:
-        all.lane_tail[box.lane] = box.lane_previous
-    else:
-        box.lane_next.lane_previous = box.lane_previous
-    box.lane = LANE_NONE
-    box.lane_next = box.lane_previous = NULL
-
-
-cdef Outbox *lane_take(Outboxes *all, Lane lane) noexcept nogil:
-    cdef Outbox *box = all.lane_head[<int>lane]
-    if box != NULL:
-        lane_leave(all, box)
-    return box

@@ -14,7 +14,7 @@ from posix.unistd cimport close, read
 
 from broker.native._accept cimport MOST_LISTENERS, TAG_LISTENER
 from broker.native._connection cimport CAUSE_PEER_GONE, Connection, DEAD, connection_id, table_find
-from broker.native._counters cimport G_MEMORY_BYTES
+from broker.native._counters cimport G_MEMORY_BYTES, N_ACCEPTED, N_SIBLING_ACCEPTS
 from broker.native._hub cimport Hub, Transport
 from broker.native._linked cimport TAG_LINK
 from broker.native._poller cimport Event, POLL_GONE, POLL_IN, POLL_OUT, WATCH_ADD, WATCH_REMOVE, poller_wait, poller_watch
@@ -149,6 +149,7 @@ cdef class Reactor(Replaying):
             self.ticked = False
             self.ticked_turns = 0
             self.run_deadlines()
+            self.look_at_ages()
             if self.accept_paused and <int32_t>(self.accept_again_tick - self.tick) <= 0:
                 self.resume_accept()
         self._end_turn()
@@ -183,11 +184,13 @@ cdef class Reactor(Replaying):
     def accept_from(self, int fd):
         """Takes a batch from a listener that is not polled here: another worker's. True = there may be more."""
         cdef bint more
+        cdef uint64_t before = self.all.counters[N_ACCEPTED]
         if self.in_turn or self.wheel == NULL:
             return False
         self.in_turn = True     # see stop_accepting
         self.tell_time()
         more = self.accept_some(fd)
+        self.all.counters[N_SIBLING_ACCEPTS] += self.all.counters[N_ACCEPTED] - before
         self.in_turn = False
         self.schedule()
         return more
@@ -221,7 +224,7 @@ cdef class Reactor(Replaying):
 
     def advance(self, double seconds):
         """Moves time on, for tests of deadlines."""
-        self.skew_ns += <uint64_t>(seconds * 1e9)
+        self.all.skew_ns += <uint64_t>(seconds * 1e9)
         self.tell_time()
         self.run_deadlines()
         if self.accept_paused and <int32_t>(self.accept_again_tick - self.tick) <= 0:

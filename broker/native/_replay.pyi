@@ -10,7 +10,9 @@ FULL: int
 class Replaying(Verbs):
     """Subscriptions that are behind; see the .pyx."""
 
-    def subscribe_behind(self, conn: int, name: bytes, policy: int, payload: int, sends: bool) -> bool: ...
+    def subscribe_behind(
+        self, conn: int, name: bytes, policy: int, payload: int, sends: bool, pattern: int = 0
+    ) -> bool: ...
     def replay(
         self, conn: int, name: bytes, kind: int, payload: bytes, extra: bytes, offset: int, time_ms: int
     ) -> int: ...

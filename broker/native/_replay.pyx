@@ -22,10 +22,10 @@ GONE, QUEUED, FULL = FED_GONE, FED_QUEUED, FED_FULL
 
 
 cdef class Replaying(Verbs):
-    def subscribe_behind(self, uint64_t conn, bytes name not None, uint8_t policy, uint8_t payload, bint sends):
+    def subscribe_behind(self, uint64_t conn, bytes name not None, uint8_t policy, uint8_t payload, bint sends, uint8_t pattern=0):
         """Joins a channel whose messages it will be given by `replay`. False = gone, or joined already."""
         cdef Connection *connection
-        if not self.subscribe(conn, name, policy, payload, False, sends):
+        if not self.subscribe(conn, name, policy, payload, False, sends, pattern):
             return False
         connection = self.find(conn)
         self.hub.fall_behind(connection.subscriptions)      # the newest comes first

@@ -14,7 +14,8 @@ from libc.string cimport memcpy
 from broker.native._connection cimport (
     CAUSE_ANSWERED, CAUSE_NONE, CLOSING, Connection, DEAD, DECIDING, HEAD, HELD, MARK_NAMED, MARK_TOLD, OPEN, PAUSED_COMMAND, PAUSED_DECISION, connection_id, table_find,
 )
-from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP
+from broker.native._counters cimport CLOSE_CAUSES, G_SESSIONS, H_HANDSHAKE_NS, N_OPENED, N_REFUSED_CLOSE, N_REFUSED_HTTP, PATTERN_MESSAGES, PATTERNS, of_pattern
+from broker.native._histogram cimport observe_ns
 from broker.native._hub cimport Channel
 from broker.native._intake cimport put_identity
 from broker.native._linked cimport Linked
@@ -61,6 +62,8 @@ cdef class Verbs(Linked):
         connection.state = OPEN
         connection.opened = 1
         connection.state_tick = 0
+        observe_ns(&self.all.counters[H_HANDSHAKE_NS], self.now_ns() - connection.messages_full_at_ns)
+        connection.messages_full_at_ns = 0
         connection.box.format = format
         if session is not None:
             Py_INCREF(session)                          # released by bury
@@ -224,14 +227,14 @@ cdef class Verbs(Linked):
         self._unpause(connection)
         return True
 
-    def subscribe(self, uint64_t conn, bytes name not None, uint8_t policy, uint8_t payload, bint receives, bint sends):
-        """Joins a channel; a raw connection publishes to the last one it joined with `sends`. False = gone, or joined already."""
+    def subscribe(self, uint64_t conn, bytes name not None, uint8_t policy, uint8_t payload, bint receives, bint sends, uint8_t pattern=0):
+        """Joins a channel, which is made with these settings if it is new; a raw connection publishes to the last one it joined with `sends`. False = gone, or joined already."""
         cdef Connection *connection = self.find(conn)
         cdef Subscription *subscription
         cdef Channel *channel
         if connection == NULL or connection.box.closed or connection.state != OPEN:
             return False
-        channel = self.hub.channel(name, policy, payload)
+        channel = self.hub.channel(name, policy, payload, pattern)
         if _subscription(connection, channel) != NULL:
             return False
         subscription = subscription_new(&connection.box)
@@ -283,6 +286,12 @@ cdef class Verbs(Linked):
             names.append(<object>(<Channel *>subscription.channel).name)
             subscription = subscription.next
         return names
+
+    def count_message(self, uint8_t pattern):
+        """A message was accepted in a channel of this pattern by the Python side."""
+        if pattern >= PATTERNS:
+            raise ValueError(f"pattern {pattern}: there are {PATTERNS} places")
+        of_pattern(self.all.counters, pattern)[PATTERN_MESSAGES] += 1
 
     def subscribers(self, bytes name not None):
         """Receiving subscriptions of a channel on this worker."""

@@ -22,6 +22,7 @@ import uvloop
 from broker.config.schema import Config
 from broker.engine import process as engine_process
 from broker.engine.link import LinkEngine
+from broker.gauges import write_holdings
 from broker.metrics.page import Page
 from broker.native import _counters
 from broker.supervisor.siblings import Siblings
@@ -55,6 +56,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
     pollers: tuple[tuple[int, ...], ...] = ()
     # The listener of the HTTP API, which all workers share; -1 = there is none.
     api_fd: int = -1
+    # Which of the page's pattern counters each channel pattern has.
+    pattern_places: dict[str, int] = {}
     verbose: bool = False
 
     @property
@@ -127,6 +130,7 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         siblings=[sockets[at] for at in sockets if at not in polled],
         beat=siblings.beat,
         api=socket.socket(fileno=spec.api_fd) if spec.api_fd >= 0 else None,
+        pattern_places=spec.pattern_places,
     )
 
 
@@ -137,6 +141,7 @@ async def _serve_engine(spec: ChildSpec, page: Page) -> None:
 
     def beat(engine: engine_process.EngineProcess) -> None:
         counters[_LINK_LOST] = engine.exchange.lost_count
+        write_holdings(counters, engine.holdings())
         row.heartbeat_ns = time.monotonic_ns()
 
     with socket.socket(fileno=spec.link_fd) as listener:

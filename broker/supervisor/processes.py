@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from broker.supervisor.child import ChildSpec, write_spec
 from broker.supervisor.rules import Restarts
@@ -38,8 +38,14 @@ class Child:
         self.dead: asyncio.Future[int] = self._loop.create_future()
         # CLOCK_MONOTONIC, as the heartbeats.
         self.ready_since: float | None = None
+        self.stuck = False  # set by whoever kills it for that
         self._loop.add_reader(self._pidfd, self._on_end)
         self._loop.add_reader(ready_fd, self._on_ready)
+
+    @property
+    def reason(self) -> Literal["exit", "killed", "stuck"]:
+        """Of its death, once it is dead."""
+        return "stuck" if self.stuck else "exit" if self.dead.result() >= 0 else "killed"
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self._process.pid})"
@@ -111,7 +117,8 @@ def describe(status: int) -> str:
 class Keeper:
     """Keeps one child alive until it is retired: starts it, and again after each death, after a wait.
 
-    `over` is told of each end, before the next start. `task` ends when a retired child is dead, or with CrashLoopError.
+    `over` is told of each end, before the next start, and whether nobody had told it to. `task` ends when a retired
+    child is dead, or with CrashLoopError.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class Keeper:
         start: Callable[[], Child],
         restarts: Restarts,
         start_seconds: float,
-        over: Callable[[Child], None],
+        over: Callable[[Child, bool], None],
     ) -> None:
         self._name = name
         self._start = start
@@ -158,7 +165,7 @@ class Keeper:
         await self._first_sign(child)
         status = await child.dead
         self.child = None
-        self._over(child)
+        self._over(child, not self._retired.is_set())
         lived = None if child.ready_since is None else time.monotonic() - child.ready_since
         return lived, str(child), describe(status)
 

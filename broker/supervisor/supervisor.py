@@ -17,7 +17,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from broker.config.errors import ConfigError
 from broker.config.reload import in_force
 from broker.config.schema import Config
+from broker.metrics.facts import Facts, Process
 from broker.metrics.page import ENGINE, Page, worker_slot
+from broker.metrics.patterns import PatternPlaces
 from broker.supervisor.child import ChildSpec
 from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
@@ -62,6 +64,7 @@ class Supervisor:
         self._notifier = notifier
         self._verbose = verbose
         self.page = Page.new(workers)
+        self.facts = Facts(config, PatternPlaces(), self._engine_up)
         # Nobody can be there first, or guess it.
         self._link_address = f"\0ws-broker-{secrets.token_hex(16)}"
         self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -115,12 +118,21 @@ class Supervisor:
     def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
         rules = config.supervisor
 
-        def over(child: Child) -> None:
+        process: Process = "engine" if name == "engine" else "worker"
+
+        def started(make: Callable[[int], ChildSpec]) -> Child:
+            child = start_child(make)
+            self.facts.process_started(process)
+            return child
+
+        def over(child: Child, untold: bool) -> None:
             self.page.retire(child.slot)
+            if untold:
+                self.facts.process_died(process, child.reason)
 
         return Keeper(
             name,
-            lambda: start_child(lambda ready_fd: make_spec(config, ready_fd)),
+            lambda: started(lambda ready_fd: make_spec(config, ready_fd)),
             Restarts(rules.most_early_deaths, rules.early_death_seconds),
             rules.start_seconds,
             over,
@@ -162,6 +174,7 @@ class Supervisor:
                 listeners=self._fds,
                 pollers=self._pollers,
                 api_fd=-1 if self._api is None else self._api.fileno(),
+                pattern_places=dict(self.facts.patterns.assign(config.channels)),
                 verbose=self._verbose,
             )
 
@@ -189,6 +202,7 @@ class Supervisor:
         try:
             config, waits = in_force(self._config, self._load(), alone=False)
         except ConfigError as error:
+            self.facts.reloaded(None)
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
         else:
@@ -207,11 +221,13 @@ class Supervisor:
             return
         broken = [keeper.task.exception() for keeper in self._former if keeper.task.done()]
         if broken:
+            self.facts.reloaded(None)
             log.error("not reloaded: %s", broken[0])
             self._generation ^= 1
         else:
             self._workers, self._former = self._former, self._workers
             self._config = config
+            self.facts.reloaded(config)
             self._judge = Judge(config.supervisor.stuck_seconds)
             log.info("reloaded; the workers of before are ended")
         for keeper in self._former:
@@ -241,6 +257,7 @@ class Supervisor:
             stuck = self._judge.stuck(now, beats)
             if stuck is not None:
                 log.error("%s is stuck: silent for %.1f s; it is killed", children[stuck], now - beats[stuck])
+                children[stuck].stuck = True
                 children[stuck].signal(signal.SIGKILL)
             if all(now - beat < rules.stuck_seconds for beat in beats.values()):
                 self._notifier.watchdog_if_due(now, tick)
@@ -248,6 +265,9 @@ class Supervisor:
                 last_status = now
                 if told != (told := self._status()):
                     self._notifier.status(told)
+
+    def _engine_up(self) -> bool:
+        return any(keeper.child is not None and keeper.child.ready.done() for keeper in self._engine)
 
     def _heard_of(self, child: Child) -> float:
         return max(self.page.row(child.slot).heartbeat_ns / 1e9, child.ready_since or 0.0)
@@ -261,6 +281,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._stop.set()
+        self.facts.draining = True
         self._notifier.stopping("closing connections")
         if self._announced:  # otherwise nobody sends clients here
             await self._delay(self._config.drain.delay_seconds)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.engine.base import EngineError, HistoryRule, Joined, Publication
+from broker.engine.base import EngineError, HistoryRule, Holdings, Joined, Publication
 from tests.client_frames import BINARY, PING, PONG, TEXT, close, frame
 from tests.integration.harness import Broker, Client, running, turns, wait_until
 from tests.integration.waiting import DistantEngine
@@ -175,6 +175,9 @@ class Refusing:
 
     async def usable(self) -> None:
         """At once."""
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

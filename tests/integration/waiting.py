@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 
-from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt, Sink
+from broker.engine.base import HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt, Sink
 from broker.gateway.authority import Grant
 from broker.native._linked import Linked
 from broker.native._request import Request
@@ -48,6 +48,9 @@ class DistantEngine:
 
     async def usable(self) -> None:
         """At once."""
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("admin",),
     ("metrics",),
     ("worker",),
+    ("gauges",),
     ("gateway",),
     ("api",),
     ("node",),
@@ -35,7 +36,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Narrower than the rows: only these may know of the native core (the command line tells which build runs).
 ONLY_IMPORTED_BY: dict[str, frozenset[str]] = {
-    "native": frozenset({"cli", "supervisor", "worker", "gateway", "node", "recovery", "engine", "metrics", "native"}),
+    "native": frozenset(
+        {"cli", "supervisor", "worker", "gauges", "gateway", "node", "recovery", "engine", "metrics", "native"}
+    ),
 }
 
 # Sans-IO: plain values in and out, a clock that is handed in. Prefixes of dotted names, by the module that is bound.

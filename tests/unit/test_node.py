@@ -6,7 +6,17 @@ import pytest
 
 from broker import node as node_module
 from broker.config.schema import ChannelPolicy
-from broker.engine.base import EngineError, HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
+from broker.engine.base import (
+    EngineError,
+    HistoryRule,
+    Holdings,
+    Joined,
+    Member,
+    PresenceEvent,
+    Present,
+    Publication,
+    Receipt,
+)
 from broker.native._linked import Linked
 from broker.native._queue import POLICIES
 from broker.native._reactor import Reactor
@@ -18,9 +28,15 @@ class FakeReactor:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.counted: list[int] = []
         self.joined: set[tuple[int, bytes]] = set()
 
-    def subscribe(self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool) -> bool:
+    def count_message(self, pattern: int) -> None:
+        self.counted.append(pattern)
+
+    def subscribe(
+        self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool, pattern: int = 0
+    ) -> bool:
         self.calls.append(("subscribe", conn, name, policy, payload, receives, sends))
         new = (conn, name) not in self.joined
         self.joined.add((conn, name))
@@ -64,6 +80,9 @@ class FakeEngine:
 
     async def usable(self) -> None:
         """At once."""
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.engine.base import EngineError, HistoryRule, Joined, Member, Present, Publication, Receipt
+from broker.engine.base import EngineError, HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt
 from broker.engine.interest import MOST_SWEPT, REJOINED_AT_ONCE, Interest, Interests
 
 LINGER_SECONDS = 15.0
@@ -28,6 +28,9 @@ class FakeEngine:
 
     async def usable(self) -> None:
         raise AssertionError("interest waits for nothing")
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

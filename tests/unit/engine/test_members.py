@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from broker.config.schema import Limits
-from broker.engine.base import HistoryRule, Joined, Member, PresenceEvent, Present, Publication, Receipt
+from broker.engine.base import HistoryRule, Holdings, Joined, Member, PresenceEvent, Present, Publication, Receipt
 from broker.engine.members import Members
 from broker.engine.presence import Presence
 
@@ -63,6 +63,9 @@ class LinkedEngine:
 
     async def usable(self) -> None:
         raise AssertionError("nobody waits here")
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

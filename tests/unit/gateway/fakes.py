@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
 from broker.config.schema import Auth, ChannelPolicy
-from broker.engine.base import HistoryRule, Joined, Member, Present, Publication, Receipt
+from broker.engine.base import HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt
 from broker.gateway.authority import Gatekeeper
 from broker.gateway.commands import Commands
 from broker.gateway.expiry import Expiry
@@ -39,6 +39,7 @@ class FakeReactor:
     def __init__(self) -> None:
         self.here = {CONN}
         self.calls: list[Call] = []
+        self.counted: list[int] = []
         self.joined: dict[bytes, tuple[bool, bool]] = {}
         self.peer: str | None = "192.0.2.7"
         self.raises: Exception | None = None
@@ -85,7 +86,12 @@ class FakeReactor:
     def report(self, error: BaseException) -> None:
         self.calls.append(Call("report", 0, (error,)))
 
-    def subscribe(self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool) -> bool:
+    def count_message(self, pattern: int) -> None:
+        self.counted.append(pattern)
+
+    def subscribe(
+        self, conn: int, name: bytes, policy: int, payload: int, receives: bool, sends: bool, pattern: int = 0
+    ) -> bool:
         if conn not in self.here or name in self.joined:
             return False
         self.joined[name] = (receives, sends)
@@ -137,6 +143,9 @@ class FakeEngine:
 
     async def usable(self) -> None:
         """At once."""
+
+    def holdings(self) -> Holdings | None:
+        return None
 
     async def ask_all(self, question: bytes) -> list[bytes]:
         raise AssertionError("nobody asks here")

@@ -56,7 +56,7 @@ class Nursery:
             return cast(Child, self.started[-1])
 
         restarts = Restarts(most, 10.0, chance=lambda low, high: wait)
-        self.keeper = Keeper("worker 7", start, restarts, 0.05, self.over.append)
+        self.keeper = Keeper("worker 7", start, restarts, 0.05, lambda child, untold: self.over.append((child, untold)))
 
 
 async def test_a_child_that_dies_is_followed_by_another_once_its_end_was_told() -> None:
@@ -66,10 +66,10 @@ async def test_a_child_that_dies_is_followed_by_another_once_its_end_was_told() 
     await nursery.keeper.ready
     nursery.started[0].end(1)
     await wait_until(lambda: len(nursery.started) == 2)
-    assert nursery.over == [nursery.started[0]]
+    assert nursery.over == [(nursery.started[0], True)]
     nursery.keeper.retire()
     await nursery.keeper.task
-    assert nursery.over == nursery.started
+    assert nursery.over == [(nursery.started[0], True), (nursery.started[1], False)]
     assert len(nursery.started) == 2
 
 

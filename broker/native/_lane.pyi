@@ -1,0 +1,1 @@
+"""Nothing for Python: lanes are linked and taken by native code only."""
