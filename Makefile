@@ -53,13 +53,13 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
 	$(BIN)/python -m tests.tools.configuration_reference
 
-test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+test: test-packages build $(VENV)/.tests $(VENV)/.docs ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.tests $(VENV)/.docs build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.tests $(VENV)/.docs build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -75,6 +75,19 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
+
+##@ Document
+.PHONY: docs docs-serve docs-screenshots
+# Its makers' announcements are no business of this build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs ## build the site of docs/ strictly, into build/site
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(VENV)/.docs ## show the site while you write: http://127.0.0.1:8100/
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8100 $(ARGS)
+
+docs-screenshots: test-packages build $(VENV)/.tests ## take the pictures of docs/images/ anew
+	$(BIN)/python -m tests.tools.screenshots
 
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
@@ -118,6 +131,10 @@ $(VENV)/.run: requirements/build.txt | build-packages
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.run
 	$(INSTALL) $<
 	touch $@
 

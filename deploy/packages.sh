@@ -39,7 +39,10 @@ PYTHON_CODE
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
-            command -v npm >/dev/null || echo npm ;;
+            command -v npm >/dev/null || echo npm
+            # Samples of docs/publishing.md.
+            command -v ruby >/dev/null || echo ruby
+            command -v php >/dev/null || echo php-cli ;;
         fuzz) command -v clang >/dev/null || echo clang ;;
     esac
 }

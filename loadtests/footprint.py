@@ -52,6 +52,8 @@ def run(size: Size, progress: Progress) -> Result:
     for kind, offer in KINDS.items():
         progress(f"{size.idle} idle connections: {kind}")
         _idle(size, kind, [offer] * (WARM_UP + size.idle), result)
+    progress(f"{size.idle} idle connections: raw, a channel each")
+    _idle(size, "raw, a channel each", [f"user.{number}" for number in range(WARM_UP + size.idle)], result)
     progress(f"{size.idle} idle connections: a user each")
     with tempfile.TemporaryDirectory() as folder:
         tokens = Tokens(Path(folder) / "key.pem")
@@ -71,7 +73,7 @@ def _idle(size: Size, kind: str, offers: Sequence[str], result: Result, config: 
         before, slab = _pss_bytes(server.pid), _slab_bytes()
         rest = list(open_many(server.address, offers[WARM_UP:]))
         result.add(f"memory of an idle connection: {kind}", (_pss_bytes(server.pid) - before) / size.idle, "bytes")
-        if kind.startswith("raw"):  # the others have a hello that nobody has read
+        if kind == next(iter(KINDS)):  # the others have a hello that nobody has read
             result.add("memory of its socket in the kernel", (_slab_bytes() - slab) / size.idle / 2, "bytes")
         for sock in (*first, *rest):
             sock.close()
@@ -80,25 +82,29 @@ def _idle(size: Size, kind: str, offers: Sequence[str], result: Result, config: 
 
 def _deliver(size: Size, payload: int, result: Result) -> None:
     """One message in flight, and then many at once."""
-    with Server() as server, Crowd(Spec(server.address, {"news|recv": size.readers})) as crowd:
-        crowd.opened()
-        (publisher,) = open_many(server.address, ["news|send"])
-        publisher.setblocking(True)
-        frame, due = client_frame(b"." * payload), 0
-        for name, at_once in (("alone", 1), ("64 at once", BURST_MESSAGES if payload <= 1024 else 0)):
-            if not at_once:
-                continue
-            rounds = max(2, size.messages // at_once)
-            used = server.cpu_seconds()
-            for _ in range(rounds):
-                publisher.sendall(frame * at_once)
-                due += len(server_frame(b"." * payload)) * at_once
-                _until_read(crowd, due)
-            each = (server.cpu_seconds() - used) / (rounds * at_once * size.readers)
-            result.add(f"CPU of a delivery: {payload} bytes, {name}", each * 1e6, "us")
-        publisher.close()
-        result.failures += [f"readers cut: {crowd.count().endings}"] if crowd.count().ended else []
+    with Server() as server:
+        with Crowd(Spec(server.address, {"news|recv": size.readers})) as crowd:
+            crowd.opened()
+            _publish(server, crowd, size, payload, result)
         result.failures += server.stop()
+
+
+def _publish(server: Server, crowd: Crowd, size: Size, payload: int, result: Result) -> None:
+    (publisher,) = open_many(server.address, ["news|send"])
+    publisher.setblocking(True)
+    frame, due = client_frame(b"." * payload), 0
+    # 64 large messages are a test of queues, which `stalled` is.
+    for at_once in (1, BURST_MESSAGES) if payload <= 1024 else (1,):
+        rounds = max(2, size.messages // at_once)
+        used = server.cpu_seconds()
+        for _ in range(rounds):
+            publisher.sendall(frame * at_once)
+            due += len(server_frame(b"." * payload)) * at_once
+            _until_read(crowd, due)
+        each = (server.cpu_seconds() - used) / (rounds * at_once * size.readers)
+        result.add(f"CPU of a delivery: {payload} bytes, {at_once} at once", each * 1e6, "us")
+    publisher.close()
+    result.failures += [f"readers cut: {crowd.count().endings}"] if crowd.count().ended else []
 
 
 def _until_read(crowd: Crowd, due: int) -> None:

@@ -48,8 +48,8 @@ def test_tiny_delivers_every_byte_in_order_and_cuts_nobody() -> None:
 def test_footprint_asks_each_kind_of_connection_and_each_size_of_message() -> None:
     result = footprint.run(footprint.Size(idle=20, readers=10, messages=2, payloads=(128, 16_384)), quiet)
     assert result.failures == []
-    # Four kinds and the kernel's share; one message and many of the small size, one of the large.
-    assert len(result.rows) == 8
+    # Five kinds and the kernel's share; one message and many of the small size, one of the large.
+    assert len(result.rows) == 9
 
 
 def test_stalled_runs_its_pair_and_healthy_readers_miss_nothing() -> None:
