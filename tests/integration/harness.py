@@ -19,8 +19,9 @@ from broker.engine.base import Engine, Sink
 from broker.gateway.authority import Hook, Tokens
 from broker.gateway.opening import Authority
 from broker.gateway.refusals import CAUSE_WORDS
+from broker.metrics.patterns import PatternPlaces
 from broker.native._connection import CAUSES, FIRST_POLICY_CAUSE_INDEX
-from broker.native._counters import NAMES
+from broker.native._counters import BUCKETS, NAMES
 from broker.supervisor.listeners import open_listeners
 from broker.worker import Worker
 from tests.client_frames import CLOSE, PING, PONG, TEXT, frame
@@ -274,6 +275,11 @@ class Broker:
     def counter(self, name: str) -> int:
         return self.counters()[name]
 
+    def histogram(self, name: str) -> tuple[int, int]:
+        """How many values a histogram has, and their sum."""
+        counters = self.counters()
+        return sum(counters[f"n_{name}_{at}"] for at in range(BUCKETS)), counters[f"n_{name}_sum"]
+
     def advance(self, seconds: float) -> None:
         """Moves the reactor's clock, and runs the deadlines that this passes."""
         self.reactor.advance(seconds)
@@ -381,9 +387,17 @@ async def running(
     fd_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     listeners = await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096)  # it resolves, which blocks
     for_api = (await asyncio.to_thread(open_listeners, "127.0.0.1", 0, 4096, shared=True))[0] if api else None
+    config = load(None, settings)
     broker = Broker(
         Worker(
-            load(None, settings), listeners, authority=authority, tokens=tokens, hook=hook, engine=engine, api=for_api
+            config,
+            listeners,
+            authority=authority,
+            tokens=tokens,
+            hook=hook,
+            engine=engine,
+            api=for_api,
+            pattern_places=PatternPlaces().assign(config.channels),
         ),
         listeners[0].getsockname()[1],
     )

@@ -124,6 +124,7 @@ def test_without_credit_publishers_are_not_read_and_others_are() -> None:
         taken = link.got()
         assert len(taken) == 4, "the one that ends the credit is still taken"
         assert not world.reactor.link_has_credit
+        assert world.counter("n_credit_waits") == 1
         other.send(frame(TEXT, b"?"))
         world.turns(3)
         assert other.frames() == [(1, b"heard")]

@@ -111,8 +111,10 @@ async def pair(request: pytest.FixtureRequest, listeners: list[socket.socket]) -
 
 
 async def test_who_waits_before_a_worker_that_is_gone_is_served_by_another(pair: Pair) -> None:
-    for client in await pair.connect_to(1):
+    clients = await pair.connect_to(1)
+    for client in clients:
         assert (await client.answer()).status == 101
+    assert pair.row.counters[NAMES.index("n_sibling_accepts")] == len(clients)
 
 
 async def test_a_sibling_that_looks_after_its_clients_is_left_alone(pair: Pair) -> None:
