@@ -12,6 +12,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"(\]\()\.\./([\w./-]+)(\))")
+# A link whose text is the name of a page, as GitHub's readers like it, reads as the page's title here.
+NAMED = re.compile(r"\[([\w-]+\.md)\]\(\1(?=[#)])")
+TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 # In code in a table GitHub wants `\|`; Python-Markdown splits no code at `|` and shows the backslash.
 CELL_CODE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
 LANGUAGES = {".toml": "toml", ".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "sh", ".conf": "nginx"}
@@ -45,8 +48,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         target = found[2]
         return f"](source/{target.removesuffix('.md')}.md)" if target in outside else found[0]
 
+    def titled(found: re.Match[str]) -> str:
+        file = files.get_file_from_path(found[1])
+        title = TITLE.search(file.content_string) if file else None
+        return f"[{title[1]}]({found[1]}" if title else found[0]
+
     shown = "\n".join(
         CELL_CODE.sub(lambda code: code[0].replace(r"\|", "|"), line) if line.startswith("|") else line
         for line in markdown.split("\n")
     )
-    return LINK.sub(inside, shown)
+    return NAMED.sub(titled, LINK.sub(inside, shown))

@@ -16,6 +16,7 @@ import pytest
 
 from broker.config.schema import Config
 from tests.docs.pages import DOCS, ROOT, page
+from tests.tools.layout import LAYERS
 
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 SETTINGS = {
@@ -78,6 +79,10 @@ def test_a_page_that_links_to_a_file_of_the_repository_shows_it(site: Path) -> N
     assert 'href="source/config/broker.toml.html"' in (site / "configuration.html").read_text()
 
 
+def test_a_link_by_the_name_of_a_page_reads_as_its_title(site: Path) -> None:
+    assert '<a href="protocol.html">The protocol</a>' in (site / "delivery.html").read_text()
+
+
 def test_code_with_a_bar_in_a_table_is_shown_as_it_is_written(site: Path) -> None:
     shown = re.sub(r"<[^>]+>", "", (site / "protocol.html").read_text())
     assert '"room.42|recv"' in shown
@@ -87,6 +92,12 @@ def test_code_with_a_bar_in_a_table_is_shown_as_it_is_written(site: Path) -> Non
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     assert sorted(re.findall(r": ([\w-]+\.md)$", navigation, re.MULTILINE)) == PAGES
+
+
+def test_the_layout_that_is_drawn_is_the_one_that_is_checked() -> None:
+    (drawn,) = re.findall(r"## 1\. The layout\n\n```\n(.*?)```", page("architecture.md"), re.DOTALL)
+    rows = [line.split("  ")[0].split(", ") for line in drawn.splitlines()]
+    assert [unit for row in rows for unit in row] == [unit for row in LAYERS for unit in row if unit != "broker"]
 
 
 def anchors(name: str) -> set[str]:
