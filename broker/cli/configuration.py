@@ -29,6 +29,7 @@ _FLAGS = {
     "server.workers": "--workers",
     "server.origins": "--origin",
     "api.listen": "--api-listen",
+    "admin.listen": "--admin-listen",
     "api.keys.dev": "--dev",
 }
 
@@ -106,6 +107,11 @@ _OPTIONS = (
         help="Where back ends publish. [default: 127.0.0.1:8001; with --dev the port after that of --listen]",
     ),
     click.option(
+        "--admin-listen",
+        metavar="HOST:PORT",
+        help='Where metrics and probes are; "" = nowhere. [default: 127.0.0.1:9000]',
+    ),
+    click.option(
         "--workers",
         metavar="N|auto",
         callback=_workers,
@@ -144,6 +150,7 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
         dev: bool,
         listen: str | None,
         api_listen: str | None,
+        admin_listen: str | None,
         workers: int | str | None,
         history_count: int | None,
         origins: tuple[str, ...],
@@ -157,6 +164,8 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
             overrides["server.listen"] = listen
         if api_listen is not None:
             overrides["api.listen"] = api_listen
+        if admin_listen is not None:
+            overrides["admin.listen"] = admin_listen
         if workers is not None:
             overrides["server.workers"] = workers
         if origins:
@@ -191,6 +200,8 @@ def summary(config: Config) -> str:
     parts = [f"would serve WebSockets on {server.listen} with {count}"]
     if config.api.listen:
         parts.append(f"the API on {config.api.listen} ({_number(len(config.api.keys), 'key')})")
+    if config.admin.listen:
+        parts.append(f"metrics on {config.admin.listen}")
     whom = []
     if server.dev:
         whom.append("everybody (server.dev)")

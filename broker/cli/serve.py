@@ -22,7 +22,7 @@ def serve(asked: Asked, verbose: bool) -> None:
     Examples:
       ws-broker serve --dev
       ws-broker serve --dev --history 100
-      ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
+      ws-broker serve --dev --listen 127.0.0.1:8080 --origin http://app.test:3000
       ws-broker serve --dev --workers auto
       ws-broker serve --config broker.toml
 
@@ -61,17 +61,19 @@ def _serve(asked: Asked, verbose: bool) -> None:
     except ListenError as error:
         end(str(error))
     notifier = Notifier.from_environment()
-    clients, api = listeners
+    clients, api, admin = listeners
     address = clients[0].getsockname()
     with announced(config, dev_key, address, None if api is None else api.getsockname()) as lines:
 
         def announce() -> None:
+            if admin is not None:
+                lines.append(f"metrics: http://{_host_port(admin.getsockname())}/metrics")
             _announce(config, address, None if api is None else api.getsockname(), lines)
 
         if workers == 1:
-            alone(config, read_again, clients, notifier, announce, api=api)
+            alone(config, read_again, clients, notifier, announce, api=api, admin=admin)
             return
-        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, verbose=verbose)
+        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, admin=admin, verbose=verbose)
     if why is not None:
         end(why)
 

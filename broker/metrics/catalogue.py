@@ -199,6 +199,7 @@ GAUGES: tuple[Sum, ...] = (
     _one("channels", "Channels with a subscription now, on each worker by itself", "g_channels"),
     _one("deliveries_queued", "Ledger: deliveries that wait in send queues now", "g_queued"),
     _one("blocked_connections", "Connections now that do not read: their last write was short", "g_blocked"),
+    _one("engine_links", "Links of workers to the engine process that are up now; 0 with one worker", "g_link_up"),
     _one("history_bytes", "Bytes that all histories take now", "g_history_bytes"),
     _one("history_messages", "Messages in them", "g_history_messages"),
     _one("history_channels", "Channels with a history now", "g_history_channels"),

@@ -9,6 +9,7 @@ import pytest
 
 from broker.config.load import load
 from broker.config.schema import Config
+from broker.supervisor import listeners
 from broker.supervisor.listeners import ListenError, listeners_for, open_listeners
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -154,7 +155,9 @@ def test_what_the_system_refuses_is_explained(number: int, text: str, monkeypatc
 
 def with_api(listen: str) -> Config:
     key = {"api.keys.shop": {"sha256": "a" * 64}}
-    return load(None, {"server.dev": True, "server.listen": "127.0.0.1:0", "api.listen": listen, **key})
+    return load(
+        None, {"server.dev": True, "server.listen": "127.0.0.1:0", "api.listen": listen, "admin.listen": "", **key}
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,8 +179,47 @@ def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> No
     with socket.socket() as holder:  # nobody could open it, and nobody tries
         holder.bind(("127.0.0.1", 0))
         holder.listen(1)
-        config = load(None, {"server.listen": "127.0.0.1:0", "api.listen": f"127.0.0.1:{port_of(holder)}"})
+        settings = {"server.listen": "127.0.0.1:0", "api.listen": f"127.0.0.1:{port_of(holder)}", "admin.listen": ""}
+        config = load(None, settings)
         found = listeners_for(config, 1)
         for one in found.clients:
             stack.enter_context(one)
         assert found.api is None
+
+
+def admin_on(port: int, *, dev: bool = False) -> Config:
+    listen = {"server.listen": "127.0.0.1:0", "admin.listen": f"127.0.0.1:{port}"}
+    return load(None, {**listen, "server.dev": dev})
+
+
+def test_an_admin_port_in_use_is_said_by_its_setting_and_nothing_stays_open(stack: ExitStack) -> None:
+    port = port_of(other(stack))
+    with pytest.raises(ListenError) as caught:  # a socket that stayed open would be a ResourceWarning
+        listeners_for(admin_on(port), 2)
+    said = str(caught.value)
+    assert said.startswith(f"admin.listen: 127.0.0.1:{port} is in use; see who holds it with `ss -ltnp")
+    assert said.endswith('or take another port with --admin-listen, or "" for no admin port')
+
+
+def test_in_development_an_admin_port_that_nobody_asked_for_gives_way(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default port is this test's here: the real one may be somebody's."""
+    port = port_of(other(stack))
+    config = admin_on(port, dev=True)
+    with pytest.raises(ListenError, match=r"^admin.listen: "):
+        listeners_for(config, 1)
+    monkeypatch.setattr(listeners, "Admin", lambda: config.admin)
+    caplog.set_level("INFO")
+    found = listeners_for(config, 1)
+    stack.callback(found.close)
+    assert found.admin is not None
+    assert port_of(found.admin) != port
+    assert f"127.0.0.1:{port} is in use" in caplog.text
+    assert "metrics take another port" in caplog.text
+
+
+def test_without_an_address_there_is_no_admin_port(stack: ExitStack) -> None:
+    found = listeners_for(load(None, {"server.listen": "127.0.0.1:0", "admin.listen": ""}), 1)
+    stack.callback(found.close)
+    assert found.admin is None

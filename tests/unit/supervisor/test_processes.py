@@ -26,6 +26,7 @@ class FakeChild:
         self.ready_since: float | None = None
         self.heard: list[int] = []
         self.deaf = deaf
+        self.stuck = False
 
     def __str__(self) -> str:
         return self.name
