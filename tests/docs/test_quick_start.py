@@ -15,6 +15,7 @@ import sysconfig
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def docker_run() -> tuple[dict[str, str], list[str], list[str]]:
     words = shlex.split(line)
     at = words.index("ws-broker", words.index("ws-broker") + 1)  # the first is the container's name
     options, command = words[:at], words[at + 1 :]
-    pairs = list(zip(options, options[1:], strict=False))
+    pairs = list(pairwise(options))
     variables = dict(value.split("=") for flag, value in pairs if flag == "-e")
     return variables, [value for flag, value in pairs if flag == "-p"], command
 
@@ -164,10 +165,14 @@ def test_the_container_way_serves_pages_of_this_machine_from_all_addresses_of_th
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """With a folder of its own for the key of this run, by which the commands find it."""
-    folder = tmp_path_factory.mktemp("alone")
-    with started([*COMMAND, "serve", "--dev"], ROOT, TMPDIR=str(folder)) as served:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the key of this run is, by which the commands find the broker; nobody else's is there."""
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def broker(alone: Path) -> Iterator[Served]:
+    with started([*COMMAND, "serve", "--dev"], ROOT, TMPDIR=str(alone)) as served:
         yield served
 
 
@@ -201,14 +206,20 @@ def test_the_page_hears_the_shell_by_curl_with_the_key_that_is_printed(broker: S
 
 
 def test_the_page_hears_the_command_which_finds_the_broker_by_itself(
-    broker: Served, listening: Page, tmp_path_factory: pytest.TempPathFactory
+    broker: Served, listening: Page, alone: Path
 ) -> None:
-    (folder,) = tmp_path_factory.getbasetemp().glob("alone*")
     assert broker.api_url
     for line in BLOCKS["command"].splitlines():
-        run_line(line.replace("ws-broker", shlex.join(COMMAND), 1), ROOT, TMPDIR=str(folder))
+        run_line(line.replace("ws-broker", shlex.join(COMMAND), 1), ROOT, TMPDIR=str(alone))
     listening.locator("li", has_text="hello from a shell").wait_for()
     listening.locator("li", has_text='{"price": 7}').wait_for()
+
+
+def test_the_first_number_that_is_seen_is_how_many_pages_are_connected(broker: Served, listening: Page) -> None:
+    line = BLOCKS["metric"]
+    assert "http://127.0.0.1:9000/metrics" in line
+    said = run_line(line.replace("http://127.0.0.1:9000", broker.admin_url), ROOT)
+    assert said.splitlines()[0] == 'wsbroker_connections{worker="0"} 1.0'
 
 
 def test_every_block_of_the_page_is_run() -> None:
