@@ -38,7 +38,7 @@ scenarios:
   acked     20 000 publishes through two workers in turns, under load: never reversed
 
 examples:
-  make bench                                everything, about nine minutes
+  make bench                                everything, about ten minutes
   make bench ARGS="beside tiny"             some scenarios
   make bench ARGS="--quick"                 everything in seconds, to see that it works
   make bench ARGS="--full resume"           1 000 000 messages to 100 subscribers; see docs/performance.md

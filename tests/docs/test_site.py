@@ -13,8 +13,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import generate_latest
 
 from broker.config.schema import Config
+from broker.metrics.collector import registry
+from broker.metrics.facts import Facts
+from broker.metrics.page import Page
+from broker.metrics.patterns import PatternPlaces
 from tests.docs.pages import DOCS, ROOT, page
 from tests.tools.layout import LAYERS
 
@@ -135,6 +140,23 @@ def test_a_default_that_a_page_tells_beside_its_setting_is_the_right_one(name: s
     scale = {"": 1, " s": 1, " KiB": 1 << 10, " MiB": 1 << 20}
     for setting, number, unit in re.findall(r"`([a-z]+\.[a-z_]+)` \(([\d.]+)( s| KiB| MiB|)\)", page(name)):
         assert float(number) * scale[unit] == SETTINGS[setting], setting
+
+
+@pytest.fixture(scope="module")
+def metrics() -> set[str]:
+    """Names as Prometheus has them, without what it adds to a histogram."""
+    shared = Page.new(2)
+    try:
+        text = generate_latest(registry(shared, Facts(Config(), PatternPlaces(), lambda: True))).decode()
+    finally:
+        os.close(shared.fd)
+    return set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [*PAGES, "../README.md"])
+def test_a_metric_that_a_page_names_is_one(name: str, metrics: set[str]) -> None:
+    named = set(re.findall(r"`(wsbroker_[a-z_]+)", page(name)))
+    assert {re.sub(r"_(bucket|sum|count)$", "", one) for one in named if not one.endswith("_")} <= metrics
 
 
 @pytest.mark.parametrize("name", PAGES)
