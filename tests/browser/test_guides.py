@@ -82,6 +82,26 @@ def test_the_plain_websocket_takes_a_refusal_for_an_end(new_page: Callable[[], P
         assert broker.stop() == 0
 
 
+def test_the_lines_with_the_client_connect_and_hear(new_page: Callable[[], Page]) -> None:
+    with serving() as broker:
+        address = f"{broker.host}:{broker.port}"
+        code = marked(RECONNECTING)["client"]
+        for scheme in ("https", "wss"):
+            assert f"{scheme}://broker.example.com/" in code
+            code = code.replace(f"{scheme}://broker.example.com/", f"{scheme.removesuffix('s')}://{address}/")
+        tab = new_page()
+        tab.route("http://localhost:3000/ws-token", lambda route: route.fulfill(body="of-a-test"))
+        given = """heard = []; states = []; show = event => heard.push(event); badge = state => states.push(state);
+          loadEverything = () => {};"""
+        html = f"<!doctype html><script>{given}</script><script type=module>{code}</script>"
+        show_page(tab, "http://localhost:3000/", html)
+        tab.wait_for_function("states.includes('open')")
+        while not tab.evaluate("heard.length"):
+            publish(broker, range(1))
+        assert tab.evaluate("heard[0].data") == 0
+        assert broker.stop() == 0
+
+
 def bundle(modules: Path, folder: Path) -> str:
     blocks = marked(REACT)
     (folder / "live.jsx").write_text(blocks["hook"])
@@ -124,6 +144,6 @@ def test_the_react_room_shows_each_message_once_through_a_restart(
 
 
 def test_every_block_of_the_two_guides_is_run() -> None:
-    # Beside them the lines with client.js, which tests/browser/test_client.py has, and one curl.
+    # Beside them one curl.
     assert languages(RECONNECTING) == {"js": 2}
     assert languages(REACT) == {"sh": 1, "jsx": 2}
