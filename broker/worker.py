@@ -6,7 +6,6 @@ Called by the command line, or by what a supervisor starts, with listening socke
 
 import asyncio
 import gc
-import logging
 import resource
 import signal
 import socket
@@ -17,6 +16,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from broker import log as logs
 from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
@@ -50,7 +50,7 @@ from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
 
-log = logging.getLogger(__name__)
+log = logs.get_logger(__name__, limited=False)
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -249,6 +249,7 @@ class Worker:
         self._tick_due = now + SWEEP_SECONDS
         self._ticking = self._loop.call_at(self._tick_due, self._tick)
         self.node.interests.sweep()
+        logs.tell_suppressed()
 
     def _expire(self) -> None:
         self._expiring = self._loop.call_later(TICK_SECONDS, self._expire)
@@ -295,6 +296,8 @@ class Worker:
         settings = self._config.drain
         if delay and settings.delay_seconds:
             await _waited(hasten, settings.delay_seconds)
+        begun = self._loop.time()
+        log.info("drain begins", connections=self.reactor.connections, window_seconds=settings.window_seconds)
         self._let_go()
         until = self._loop.time() + SUCCESSION_SECONDS
         while self.succeeded and not self._only_sessions and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
@@ -322,6 +325,8 @@ class Worker:
             await self.api.stop(hasten)
         if self._next_beat is not None:
             self._next_beat.cancel()
+        seconds = round(self._loop.time() - begun, 3)
+        log.info("drain ended", seconds=seconds, cut=self.reactor.connections, hastened=hasten.is_set())
         self.gateway.cancel_all()
         for timer in (self._ticking, self._expiring):
             if timer is not None:
@@ -422,7 +427,9 @@ async def serve(
     if on_reload is not None:
         loop.add_signal_handler(signal.SIGHUP, renew.set)
     counters = bytearray(8 * _counters.SIZE) if counters is None else counters
-    identities = Identities(config, Count(counters))
+    count = Count(counters)
+    logs.count_suppressed(partial(count, "n_log_suppressed"))
+    identities = Identities(config, count)
     await identities.start()
     worker = Worker(
         config,

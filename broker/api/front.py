@@ -5,7 +5,6 @@ injection and response objects, which cost more than the publish itself; what it
 document. Here, too, is the one place where an error becomes a problem document, and where answers are counted.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 from broker.api.access import Access, Headers
 from broker.api.problems import Problem
 from broker.api.publishing import Publishing
+from broker.log import get_logger
 from broker.protocol.names import percent_decode
 
-log = logging.getLogger("broker.api")
+log = get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,7 +69,7 @@ class Front:
             pass
         except Exception:
             # Neither path nor headers: they are a stranger's text.
-            log.exception("a request of the HTTP API failed")
+            log.exception("request of the API failed")
             await self._refuse(send, Problem("internal_error"))
         finally:
             self._on_done(time.monotonic_ns() - began_ns)

@@ -4,7 +4,6 @@ The gateway calls `open` for each upgrade. The decision may wait (an identity th
 then stands still, and whoever comes back finds it by its id or not at all.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from broker.gateway.authority import Grant
 from broker.gateway.expiry import Expiry
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
+from broker.log import get_logger
 from broker.native._json import check
 from broker.native._reactor import Reactor
 from broker.native._request import Request
@@ -25,7 +25,7 @@ from broker.protocol.close_codes import BY_WORD, CloseCode
 from broker.protocol.errors import ERRORS
 from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, check_name, read_offer
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 FORMAT_RAW, FORMAT_JSON = 0, 1
 
@@ -133,14 +133,14 @@ class Opening:
             try:
                 check_name(name, self._rules)
             except OfferError:
-                log.warning("a token's subs name something that is no channel")
+                log.warning("subs of a token name no channel")
                 continue
             if name in asked or name in found or len(asked) + len(found) >= self._rules.max_channels:
                 continue
             if self._permissions.given(identity, name):
                 found.append(name)
             else:
-                log.warning("a token's subs name a channel that no pattern gives to its user")
+                log.warning("subs of a token name a channel that its user may not have")
         return found
 
     def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:

@@ -20,6 +20,7 @@ from broker.native._counters import SIZE
 from broker.native._request import Request, parse
 from broker.node import Channel
 from tests.integration.harness import request
+from tests.log_lines import lines
 from tests.unit.gateway.fakes import CONN, FakeReactor, as_reactor, upgrade
 
 PAGES = {b"/": served(b"the page", (), '"1"')}
@@ -319,10 +320,10 @@ def test_the_end_of_a_session_is_logged_by_its_cause(parts: Parts, caplog: pytes
         parts.gateway.on_closed(CONN, None, CAUSES.index("peer_closed"))
         parts.gateway.on_closed(CONN, None, CAUSE_OF["going_away"])
         parts.gateway.on_closed(CONN, None, 255)
-    assert [record.getMessage() for record in caplog.records] == [
-        "session ended: peer_closed",
-        "session ended: going_away",
-        "session ended: cause 255",
+    assert [(line["event"], line["cause"]) for line in lines(caplog.text)] == [
+        ("session ended", "peer_closed"),
+        ("session ended", "going_away"),
+        ("session ended", "cause 255"),
     ]
 
 
