@@ -58,13 +58,13 @@ docs-reference: $(VENV)/.tests ## write what is made from the code: reference in
 	$(BIN)/python -m tests.tools.metrics_reference
 	$(BIN)/python -m tests.tools.board
 
-test: test-packages build $(VENV)/.loadtest ## install what tests need and run every test
+test: test-packages build $(VENV)/.loadtest $(VENV)/.docs ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.loadtest build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.loadtest build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -86,6 +86,19 @@ loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a r
 
 newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
 	@tests/tools/newcomer.sh
+
+##@ Document
+.PHONY: docs docs-serve docs-screenshots
+# Its makers' announcements are no business of this build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs ## build the site of docs/ strictly, into build/site
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(VENV)/.docs ## show the site while you write: http://127.0.0.1:8100/
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8100 $(ARGS)
+
+docs-screenshots: test-packages build $(VENV)/.tests ## take the pictures of docs/images/ anew
+	$(BIN)/python -m tests.tools.screenshots
 
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
@@ -135,6 +148,10 @@ $(VENV)/.tests: requirements/test.txt $(VENV)/.run
 	touch $@
 
 $(VENV)/.loadtest: requirements/loadtest.txt $(VENV)/.tests
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.run
 	$(INSTALL) $<
 	touch $@
 

@@ -49,6 +49,9 @@ PYTHON_CODE
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
             command -v npm >/dev/null || echo npm
+            # Samples of docs/publishing.md.
+            command -v ruby >/dev/null || echo ruby
+            command -v php >/dev/null || echo php-cli
             # The files of deploy/proxy are started as they are.
             PATH=$PATH:/usr/sbin command -v nginx >/dev/null || echo nginx
             PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || echo haproxy
