@@ -15,9 +15,10 @@ from broker.config.schema import Admin, Api, Config, Server
 from broker.config.values import parse_listen
 from broker.metrics import catalogue
 from broker.supervisor.supervisor import ENGINE_END_SECONDS
-from tests.deploy.kustomize import FOLDER, Manifest, composed, rendered
+from tests.deploy.kustomize import FOLDER, ROOT, Manifest, composed, rendered
 from tests.deploy.manifests import STATE, Files, container, only, pod, ports, quantity, variables, workers
 
+GUIDE = (ROOT / "docs/kubernetes.md").read_text()
 FOLDERS = ("base", "overlays/shared-engine")
 COMPONENTS = tuple(sorted(f"components/{path.name}" for path in (FOLDER / "components").iterdir()))
 # RSS of a worker, of the engine and of the supervisor after the start: 60 to 73 MB (measured, Python 3.11).
@@ -91,6 +92,17 @@ def test_the_pod_gets_the_time_that_its_drain_takes(given: Given) -> None:
     )
     granted = pod(manifests)["terminationGracePeriodSeconds"]
     assert needed <= granted <= 1.2 * needed
+
+
+def test_the_guide_shows_the_grace_periods_as_they_are(both: Mapping[str, Given]) -> None:
+    rows = re.findall(r"^\| (base|shared engine) \| (.*) \|$", GUIDE, re.MULTILINE)
+    assert [name for name, _ in rows] == ["base", "shared engine"]
+    for (_, row), (manifests, settings) in zip(rows, both.values(), strict=True):
+        cells = [int(re.findall("[0-9]+", cell)[0]) for cell in row.split(" | ")]
+        limits = settings.limits
+        closing = limits.close_seconds + limits.linger_seconds + SPARE_SECONDS
+        parts = [settings.drain.delay_seconds, drain_seconds(settings), closing, ENGINE_END_SECONDS, MARGIN_SECONDS]
+        assert cells == [*parts, sum(parts), pod(manifests)["terminationGracePeriodSeconds"]]
 
 
 def test_the_time_for_load_balancers_is_given_once(given: Given) -> None:
@@ -231,6 +243,9 @@ def test_the_memory_limit_holds_all_that_the_configuration_lets_grow(given: Give
     resources = container(manifests)["resources"]
     granted = quantity(resources["limits"]["memory"])
     assert memory_needed(settings, workers(manifests)) <= (1 - HEADROOM) * granted
+    if workers(manifests) == 1:
+        needed = memory_needed(settings, 1)
+        assert f"| together | {needed / 2**20:.0f} of {granted / 2**20:.0f} |" in GUIDE
     # QoS class Guaranteed.
     assert resources["limits"] == resources["requests"]
 
