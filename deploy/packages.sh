@@ -43,10 +43,20 @@ PYTHON_CODE
             command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
             # What the command line's help and documentation show goes through pipes of both.
             command -v curl >/dev/null || echo curl
+            # It judges the units of deploy/systemd, and brings the library of their system call filter.
+            command -v systemd-analyze >/dev/null || echo systemd
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
             command -v npm >/dev/null || echo npm
+            # Samples of docs/publishing.md.
+            command -v ruby >/dev/null || echo ruby
+            command -v php >/dev/null || echo php-cli
+            # The files of deploy/proxy are started as they are.
+            PATH=$PATH:/usr/sbin command -v nginx >/dev/null || echo nginx
+            PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || echo haproxy
+            # promtool for the alerts; the server itself scrapes a broker. (In a container its service is not started.)
+            command -v prometheus >/dev/null || echo prometheus
             # Debian 13's kubectl has a kustomize that is new enough; the one of Debian 12 has not.
             if ! has_kustomize && ! command -v go >/dev/null && grep -qs '^VERSION_ID="1[3-9]"' /etc/os-release; then
                 echo kubernetes-client
