@@ -16,7 +16,7 @@ from broker.config.values import parse_listen
 from broker.metrics import catalogue
 from broker.supervisor.supervisor import ENGINE_END_SECONDS
 from tests.deploy.kustomize import FOLDER, ROOT, Manifest, composed, rendered
-from tests.deploy.manifests import STATE, Files, container, only, pod, ports, quantity, variables, workers
+from tests.deploy.manifests import DOCKERFILE, IMAGE, STATE, Files, container, only, pod, ports, quantity, variables, workers
 
 GUIDE = (ROOT / "docs/kubernetes.md").read_text()
 FOLDERS = ("base", "overlays/shared-engine")
@@ -34,8 +34,6 @@ HEADROOM = 0.1
 # broker/worker.py gives the end of the last connections one second more than their deadlines.
 SPARE_SECONDS = 1
 MARGIN_SECONDS = 5
-# The user of deploy/docker/Dockerfile.
-IMAGE_USER = 65532
 
 
 class Given(NamedTuple):
@@ -123,6 +121,10 @@ def test_only_with_other_pods_to_go_to_are_clients_sent_away_slowly(alone: Given
 def test_every_port_is_the_one_that_the_broker_listens_on(given: Given) -> None:
     manifests, settings = given
     defaults = {"ws": Server().listen, "api": Api().listen, "admin": Admin().listen}
+    # Said again in the pod, so that an image of somebody's own needs no variables.
+    assert {name: variables(manifests)[name] for name in IMAGE if name.endswith("_LISTEN")} == {
+        name: value for name, value in IMAGE.items() if name.endswith("_LISTEN")
+    }
     listening = {"ws": settings.server.listen, "api": settings.api.listen, "admin": settings.admin.listen}
     assert {name: parse_listen(text)[1] for name, text in listening.items()} == ports(manifests)
     assert {name: parse_listen(text)[1] for name, text in defaults.items()} == ports(manifests)
@@ -281,7 +283,9 @@ def test_as_many_workers_start_as_the_cpu_limit_pays_for(given: Given) -> None:
 def test_the_pod_runs_as_the_user_of_the_image_and_the_volumes_are_its_groups(given: Given) -> None:
     manifests = given.manifests
     context = pod(manifests)["securityContext"]
-    assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {IMAGE_USER}
+    (user, group) = re.findall(r"^USER ([0-9]+):([0-9]+)$", DOCKERFILE, re.MULTILINE)[0]
+    assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
+    assert context["fsGroup"] == int(group)
     (keys,) = (one["secret"] for one in pod(manifests)["volumes"] if "secret" in one)
     # Readable by the group, by nobody else, and written by nobody.
     assert keys["defaultMode"] == 0o440
