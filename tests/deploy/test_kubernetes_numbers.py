@@ -16,7 +16,19 @@ from broker.config.values import parse_listen
 from broker.metrics import catalogue
 from broker.supervisor.supervisor import ENGINE_END_SECONDS
 from tests.deploy.kustomize import FOLDER, ROOT, Manifest, composed, rendered
-from tests.deploy.manifests import DOCKERFILE, IMAGE, STATE, Files, container, only, pod, ports, quantity, variables, workers
+from tests.deploy.manifests import (
+    DOCKERFILE,
+    IMAGE,
+    STATE,
+    Files,
+    container,
+    only,
+    pod,
+    ports,
+    quantity,
+    variables,
+    workers,
+)
 
 GUIDE = (ROOT / "docs/kubernetes.md").read_text()
 FOLDERS = ("base", "overlays/shared-engine")
