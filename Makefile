@@ -42,8 +42,8 @@ dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source 
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench newcomer
-check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench loadtest newcomer
+check: build $(VENV)/.loadtest ## ruff format, ruff, mypy --strict (broker, tests, loadtests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -53,16 +53,18 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
+docs-reference: $(VENV)/.tests ## write what is made from the code: reference in docs/configuration.md, docs/metrics.md, the Grafana board
 	$(BIN)/python -m tests.tools.configuration_reference
+	$(BIN)/python -m tests.tools.metrics_reference
+	$(BIN)/python -m tests.tools.board
 
-test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+test: test-packages build $(VENV)/.loadtest $(VENV)/.docs ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -79,8 +81,24 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
 
+loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a report; ARGS="--help" lists scenarios
+	$(BIN)/python -m loadtests.locustfiles.run $(ARGS)
+
 newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
 	@tests/tools/newcomer.sh
+
+##@ Document
+.PHONY: docs docs-serve docs-screenshots
+# Its makers' announcements are no business of this build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs ## build the site of docs/ strictly, into build/site
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(VENV)/.docs ## show the site while you write: http://127.0.0.1:8100/
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8100 $(ARGS)
+
+docs-screenshots: test-packages build $(VENV)/.tests ## take the pictures of docs/images/ anew
+	$(BIN)/python -m tests.tools.screenshots
 
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
@@ -126,6 +144,14 @@ $(VENV)/.run: requirements/build.txt | build-packages
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.loadtest: requirements/loadtest.txt $(VENV)/.tests
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.run
 	$(INSTALL) $<
 	touch $@
 

@@ -61,9 +61,9 @@ def test_the_watchdog_is_fed_only_while_every_child_is_heard_of(tmp_path: Path) 
         while next_message(receiver) != "WATCHDOG=1":
             pass
         os.kill(workers(broker)[0], signal.SIGSTOP)
-        broker.said("is stuck")
+        broker.logged("child is stuck and is killed")
         messages_so_far(receiver)
-        broker.said("accepts", 4)
+        broker.logged("child accepts", 4)
         while next_message(receiver) != "WATCHDOG=1":
             pass
         assert broker.stop() == 0
@@ -96,7 +96,7 @@ def test_a_single_worker_tells_systemd_too() -> None:
 def test_without_anybody_to_tell_it_serves_all_the_same() -> None:
     with serving("--workers", "2", extra={"NOTIFY_SOCKET": "/nowhere/notify"}) as broker:
         broker.open().close()
-        broker.said("systemd could not be told READY=1")
+        broker.logged("systemd could not be told", what="READY=1")
         assert broker.stop() == 0
 
 

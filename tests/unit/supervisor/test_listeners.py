@@ -12,6 +12,7 @@ from broker.config.load import load
 from broker.config.schema import Config
 from broker.supervisor import listeners
 from broker.supervisor.listeners import ListenError, listeners_for, open_listeners
+from tests.log_lines import lines
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -171,9 +172,9 @@ def test_an_api_that_a_network_reaches_is_said_to_be_plain_http(
     assert found.api is not None
     for one in (*found.clients, found.api):
         stack.enter_context(one)
-    said = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert [record.args for record in said] == [(host,) for host in warned]
-    assert all("the HTTP API on %s is plain HTTP" in record.msg for record in said)
+    said = lines(caplog.text)
+    assert {(line["level"], line["event"]) for line in said} <= {("warning", "API is open to a network without TLS")}
+    assert [line["host"] for line in said] == warned
 
 
 def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> None:
@@ -244,7 +245,7 @@ def test_in_development_an_admin_port_that_nobody_asked_for_gives_way(
     assert found.admin is not None
     assert port_of(found.admin) != port
     assert f"127.0.0.1:{port} is in use" in caplog.text
-    assert "metrics take another port" in caplog.text
+    assert "admin port takes another port" in caplog.text
 
 
 def test_without_an_address_there_is_no_admin_port(stack: ExitStack) -> None:
