@@ -1,6 +1,6 @@
 """docs/systemd.md and docs/container.md name files, units and commands that there are.
 
-The steps of the installation run in tests/process/test_packages.py, the image's in test_container.py and test_compose.py.
+The steps of the installation run in tests/process/test_packages.py, those of the image in test_container.py there.
 """
 
 import re

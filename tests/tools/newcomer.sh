@@ -59,7 +59,7 @@ commands=$(awk '/^## Try it/ {there = 1} there && /^```$/ {exit} there && inside
 
 step "the packages of README.md: $packages"
 # curl stands for the browser, and runs the line that the broker prints.
-inside "apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages curl >/dev/null"
+inside "apt-get update -qq && apt-get -o Dpkg::Use-Pty=0 install -qq -y --no-install-recommends $packages curl >/dev/null"
 
 step "its two commands:"
 echo "$commands" | sed 's/^/    /'
