@@ -6,7 +6,7 @@ import click
 
 from broker import __version__
 from broker.cli.configuration import Asked, configuration_options
-from broker.cli.devkey import DevKey, announced, with_key
+from broker.cli.devkey import DevKey, announced, reachable, with_key
 from broker.cli.ends import EXIT_USAGE, check_system, end
 from broker.config.errors import ConfigError
 from broker.config.schema import Config
@@ -94,6 +94,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
 def _announce(config: Config, address: tuple[str, int], api: tuple[str, int] | None, more: list[str]) -> None:
     where = _host_port(address)
     if config.server.dev:
+        where = reachable(*address[:2])  # a page at http://0.0.0.0 could not connect
         click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
         click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
     else:
