@@ -287,7 +287,7 @@ cdef class Output:
             connection = self.table.places[self.aged_to].connection
             self.aged_to += 1
             if connection != NULL and connection.box.blocked and connection.state != DEAD:
-                frame = _oldest_frame(&connection.box)
+                frame = oldest_frame(&connection.box)
                 if frame != NULL and self.all.now_ns - frame.born_ns > self.oldest_ns:
                     self.oldest_ns = self.all.now_ns - frame.born_ns
         if self.aged_to == self.table.capacity:
@@ -332,7 +332,7 @@ cdef class Output:
                 if connection == NULL or connection.box.closed or connection.state == DEAD:
                     continue
                 if connection.box.blocked and connection.box.count:
-                    frame = _oldest_frame(&connection.box)
+                    frame = oldest_frame(&connection.box)
                     if frame != NULL and frame.born < oldest:
                         oldest = frame.born
                 held = connection.stash_capacity + frames_held(&connection.parser)
@@ -350,7 +350,7 @@ cdef class Output:
                 connection = self.table.places[i].connection
                 if connection == NULL or connection.box.closed or not connection.box.blocked or not connection.box.count:
                     continue
-                frame = _oldest_frame(&connection.box)
+                frame = oldest_frame(&connection.box)
                 if frame != NULL and frame.born <= limit:
                     self._evict(connection)
                     if self.all.physical <= target:
@@ -363,7 +363,7 @@ cdef class Output:
             outbox_discard(self.all, &connection.box)
 
 
-cdef Frame *_oldest_frame(Outbox *box) noexcept nogil:
+cdef Frame *oldest_frame(const Outbox *box) noexcept nogil:
     """The first frame queued that was made for it; tombstones and gap notices hold nothing, pings are as old as the worker."""
     cdef uint32_t i
     cdef Frame *frame
