@@ -46,6 +46,11 @@ the broker itself says, so it is complete. Alerts: `deploy/prometheus/alerts.yml
   over.
 - Each scrape reads a table in shared memory. It asks no worker, so it costs them nothing, and a worker that hangs
   cannot delay it.
+
+What the board shows of a small load, a worker killed in the middle of it; asked of a real Prometheus, drawn by
+`deploy/grafana/render.py` with matplotlib, so Grafana itself looks different:
+
+![The board's panels as lines, areas and heat maps](images/board.png)
 """
 
 SECTIONS: dict[str, dict[str, str]] = {
