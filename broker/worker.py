@@ -38,6 +38,7 @@ from broker.gateway.identifying import Identifying
 from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, served
+from broker.gateway.sessionlog import session_log
 from broker.gauges import Gauges
 from broker.native import _counters
 from broker.native._histogram import observe
@@ -200,6 +201,7 @@ class Worker:
         self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
         self.gateway.opening.on_refused = self.gateway.admission.failed
+        self.gateway.opening.sessions = session_log(config.log, self.reactor)
         has_holdings = self.node.holdings() is not None
         self._gauges = Gauges(
             table,
@@ -239,6 +241,7 @@ class Worker:
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.gateway.opening.reload(origins, _refusals(config))
+        self.gateway.opening.sessions = session_log(config.log, self.reactor)
         if self.api is not None:
             self.api.reload(config)
 

@@ -12,7 +12,7 @@ from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.driving import Driver
 from broker.gateway.opening import Opening
-from broker.gateway.refusals import CAUSE_OF, Rate, Served, cause_word, close_payload, problem, response
+from broker.gateway.refusals import CAUSE_OF, Rate, Served, close_payload, problem, response
 from broker.gateway.session import Session
 from broker.log import get_logger
 from broker.native._connection import CAUSES
@@ -178,7 +178,8 @@ class Gateway:
             self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), _CALLBACK_ERROR)
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:
-        log.debug("session ended", cause=cause_word(cause))
+        if self.opening.sessions is not None:
+            self.opening.sessions.ended(session, cause)
         if isinstance(session, Session):
             self.commands.ended(session)
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from broker.config.schema import Admin, Config
+from broker.config.schema import Admin, Config, Server
 from broker.config.sources import dotted
 from broker.config.validate import exposure
 from broker.config.values import is_loopback, next_to, parse_listen
@@ -168,7 +168,26 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
     for listener in listeners:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
+    for line in _open_to_others(server, listeners):
+        log.warning("%s", line)
     return listeners
+
+
+def _open_to_others(server: Server, listeners: Iterable[socket.socket]) -> Iterator[str]:
+    """What an operator should know who listens on an address that others reach, as in a container."""
+    hosts = sorted({host for listener in listeners if not is_loopback(host := listener.getsockname()[0])})
+    if not hosts:
+        return
+    yield (
+        f"clients reach {', '.join(hosts)} without TLS: whoever is on the way reads tokens and messages; "
+        "let a proxy with TLS stand before it"
+    )
+    if server.dev:
+        yield "with server.dev everything here is open to whoever reaches it"
+    elif not server.origins:
+        yield "server.origins is empty, so no page may connect; name yours, for example https://www.example.com"
+    elif "*" in server.origins:
+        yield 'server.origins has "*", so every page of the web may connect with what its visitor is allowed'
 
 
 def exposures(config: Config, listeners: Iterable[socket.socket]) -> Iterator[str]:

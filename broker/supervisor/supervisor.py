@@ -303,7 +303,8 @@ class Supervisor:
     def _process(self, keeper: Keeper, now: float) -> health.Process:
         child = keeper.child
         if child is None or child.ready_since is None:
-            return health.Process(str(child or keeper), False, now - keeper.waits_since, stuck=keeper.was_stuck)
+            who = keeper if child is None or keeper.was_stuck else child  # it was another process that was stuck
+            return health.Process(str(who), False, now - keeper.waits_since, stuck=keeper.was_stuck)
         row = self.page.row(child.slot)
         silent = now - self._heard_of(child)
         return health.Process(str(child), True, silent, stuck=child.stuck, full=row.paused, linked=row.link_up)

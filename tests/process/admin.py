@@ -48,7 +48,7 @@ class Admin:
         def holds() -> bool:
             nonlocal found
             found = self.probe(path)
-            return found[0] == status and re.search(f"^{pattern}$" if pattern else "", found[1], re.M) is not None
+            return found[0] == status and re.search(f"^(?:{pattern})$" if pattern else "", found[1], re.M) is not None
 
         until(holds, lambda: f"{path} is {status} and says {pattern!r}, it is {found}")
         return found[1]
