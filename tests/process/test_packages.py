@@ -2,12 +2,12 @@
 nothing but the wheel gets as far as the README promises: a page, a publish, the first metric.
 """
 
+import os
 import re
 import subprocess
 import sys
 import tarfile
 import urllib.request
-import venv
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,9 +68,33 @@ def test_a_release_builds_wheels_for_every_python_that_is_promised(libc: str, ma
     }
 
 
-def pip(python: Path, *arguments: str | Path) -> None:
-    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+PAGE = (ROOT / "docs/systemd.md").read_text()
+
+
+def shown(containing: str) -> str:
+    """The one block of commands in docs/systemd.md that has this."""
+    (block,) = (
+        text for text in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if containing in text
+    )
+    return block
+
+
+def follow(block: str, folder: Path) -> None:
+    """Runs it as it stands, with the folders of the system inside of this one, and nothing installed in the system."""
+    for system in ("/opt/", "/etc/"):
+        block = block.replace(system, f"{folder}{system}")
+    commands = [line.removeprefix("sudo ") for line in block.replace("| sudo ", "| ").splitlines()]
+    script = "\n".join(line for line in commands if not line.startswith("apt-get "))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=folder,
+        env={**environment(), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -94,25 +118,29 @@ def running(program: Path, folder: Path) -> Iterator[Served]:
             process.kill()
 
 
-def test_a_newcomer_with_a_wheel_gets_to_a_message(wheel: Path, tmp_path: Path) -> None:
-    """docs/systemd.md's way to install, in an environment that has nothing: not even what tests have."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv/bin/python"
-    pip(python, "--require-hashes", "-r", ROOT / "requirements/run.txt")
-    pip(python, "--no-index", wheel)
-    with running(tmp_path / "venv/bin/ws-broker", tmp_path) as broker:
+def test_a_newcomer_with_a_wheel_gets_to_a_message_and_its_metric(wheel: Path, tmp_path: Path) -> None:
+    """By what docs/systemd.md shows, in an environment that has nothing: not even what tests have."""
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "etc").mkdir()
+    for name in ("config", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "dist").symlink_to(wheel.parent)
+    follow(shown("VERSION=0.1.0"), tmp_path)
+    follow(shown("api-key"), tmp_path)
+    program = tmp_path / "opt/ws-broker/current/bin/ws-broker"
+    with running(program, tmp_path) as broker:
         assert broker.api_url
         with connect(broker.url, subprotocols=["news"], proxy=None) as page:  # type: ignore[list-item]
             page.send("hello, everyone")
             assert page.recv(30) == "hello, everyone"
             curl = next(line for line in broker.lines if "curl " in line)
-            shown = subprocess.run(
+            answer = subprocess.run(
                 ["sh", "-c", curl[curl.index("curl ") :]], capture_output=True, text=True, check=True, timeout=30
             )
-            assert '"channel":"news"' in shown.stdout
+            assert '"channel":"news"' in answer.stdout
             assert page.recv(30)
         with urllib.request.urlopen(f"{broker.admin_url}/metrics", timeout=30) as metrics:
             assert b'\nwsbroker_messages_total{stage="published"} 2.0\n' in metrics.read()
         assert broker.stop() == 0
-    version = subprocess.run([tmp_path / "venv/bin/ws-broker", "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert re.match(r"ws-broker \S+ \(release build, Python ", version.stdout)

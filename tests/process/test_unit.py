@@ -159,6 +159,7 @@ def test_a_reload_of_a_wrong_configuration_fails_before_the_broker_hears_of_it(t
 def test_whoever_connects_while_the_service_restarts_waits_and_is_served(tmp_path: Path) -> None:
     (tmp_path / "broker.toml").write_text(FILE)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, notifications() as (_, told):
+        told["WSBROKER_SERVER_WORKERS"] = "1"
         with started(tmp_path, {"clients": listener}, told) as broker:
             assert broker.stop() == 0
         with broker.connect() as early:

@@ -3,7 +3,8 @@
 # commands as they stand there, the page's three lines, a publish, the first metric. `make newcomer`; as root, about four
 # minutes, most of it Debian. CI does the same from the wheel, in a clean virtual environment (test_packages.py).
 #
-#   SUITE (bookworm), MIRROR (http://deb.debian.org/debian), KEEP=1 leaves the folder.
+#   SUITE (bookworm), MIRROR (http://deb.debian.org/debian); BASE=FOLDER copies what debootstrap made before; KEEP=1 leaves
+#   the folder.
 set -eu
 cd "$(dirname "$0")/../.."
 suite=${SUITE:-bookworm}
@@ -25,18 +26,23 @@ of_newcomer() {
 end() {
     for process in $(of_newcomer); do kill -TERM "$process" 2>/dev/null || true; done
     while [ -n "$(of_newcomer)" ]; do sleep 0.2; done
-    for mounted in repository proc dev; do umount "$root/$mounted" 2>/dev/null || true; done
+    for mounted in proc dev; do umount "$root/$mounted" 2>/dev/null || true; done
     [ "${KEEP:-}" = 1 ] && echo "kept: $root" || rm -rf --one-file-system "$root"
 }
 trap end EXIT
 trap 'exit 130' INT TERM
 
 step "a fresh Debian $suite"
-debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$root.log" 2>&1 || { tail -5 "$root.log"; exit 1; }
-rm -f "$root.log"
+if [ -n "${BASE:-}" ]; then
+    cp -a "$BASE/." "$root"
+else
+    debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$root.log" 2>&1 || { tail -5 "$root.log"; exit 1; }
+    rm -f "$root.log"
+fi
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
-mkdir "$root/repository" && mount --bind "$PWD" "$root/repository"
+# What is committed, as anybody else would get it.
+git clone --quiet --bare . "$root/repository"
 cp /etc/resolv.conf "$root/etc/" 2>/dev/null || true
 # Whom pip trusts: as this machine, which may stand behind a site's own authority.
 cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/root/authorities.crt"
@@ -53,12 +59,10 @@ commands=$(awk '/^## Try it/ {there = 1} there && /^```$/ {exit} there && inside
 
 step "the packages of README.md: $packages"
 # curl stands for the browser, and runs the line that the broker prints.
-inside "apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages curl >/dev/null"
+inside "apt-get update -qq && apt-get -o Dpkg::Use-Pty=0 install -qq -y --no-install-recommends $packages curl >/dev/null"
 
 step "its two commands:"
 echo "$commands" | sed 's/^/    /'
-# A folder owned by somebody else is a matter of this mount, not of the newcomer's.
-inside "git config --global --add safe.directory '*'"
 inside "URL=file:///repository; $commands" >"$root/root/said" 2>&1 &
 server=$!
 until grep -q '^metrics: ' "$root/root/said"; do
