@@ -74,7 +74,8 @@ def test_a_reader_of_the_site_is_told_to_nobody_else(site: Path) -> None:
     for path in site.rglob("*.html"):
         fetched = Fetched()
         fetched.feed(path.read_text())
-        assert fetched.urls
+        # locust's report has everything in itself.
+        assert fetched.urls or path.name == "report.html"
         assert [url for url in fetched.urls if OUTSIDE.match(url)] == []
     for path in site.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//[^)]*", path.read_text()) == []
