@@ -23,13 +23,13 @@ MODULES = {path.stem for path in (ROOT / "broker/native").glob("*.pyx")}
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sdist(tmp_path_factory.mktemp("sdist"))
+def sdist() -> Path:
+    return make_sdist()
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_wheel(sdist, tmp_path_factory.mktemp("wheel"))
+def wheel() -> Path:
+    return make_wheel()
 
 
 def test_the_source_archive_has_all_that_building_and_running_it_need(sdist: Path) -> None:
