@@ -18,13 +18,17 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from broker import __version__
 from broker.api.bodies import (
     Affected,
+    BusyChannels,
+    ChannelKey,
     ChannelList,
     Channels,
     Disconnected,
     Members,
     Messages,
     SessionInfo,
+    SessionKey,
     Sessions,
+    SlowSessions,
 )
 from broker.api.directory import Directory
 from broker.api.document import with_publishing
@@ -39,9 +43,12 @@ from broker.protocol.names import NameRule
 
 MOST_SESSIONS = 1000
 DEFAULT_SESSIONS = 100
+MOST_TOP = 100
+DEFAULT_TOP = 10
 
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_HISTORY, description="At most so many messages.")]
 SessionLimit = Annotated[int, QueryParameter(ge=1, le=MOST_SESSIONS, description="At most so many sessions.")]
+TopLimit = Annotated[int, QueryParameter(ge=1, le=MOST_TOP, description="At most so many.")]
 ChannelName = Annotated[str, PathParameter(description="A channel name, percent-encoded.")]
 UserId = Annotated[str, PathParameter(description="A user's id, percent-encoded.")]
 SessionId = Annotated[str, PathParameter(description="A session's id.")]
@@ -173,6 +180,40 @@ def session_routes(directory: Directory) -> list[Any]:
     return [list_sessions, read_session, disconnect_session, disconnect_user]
 
 
+def top_routes(directory: Directory) -> list[Any]:
+    """Those of the scope `admin` that say where the load is."""
+
+    @get(
+        "/v1/top/channels",
+        responses=_problems("bad_field", "engine_unavailable"),
+        operation_id="topChannels",
+        summary="The busiest channels of the last seconds",
+    )
+    async def top_channels(
+        request: Asked,
+        by: Annotated[ChannelKey, QueryParameter(description="What of them is compared.")] = "messages",
+        limit: TopLimit = DEFAULT_TOP,
+    ) -> BusyChannels:
+        _key(request, "admin")
+        return BusyChannels(await directory.busiest(by, limit))
+
+    @get(
+        "/v1/top/sessions",
+        responses=_problems("bad_field", "engine_unavailable"),
+        operation_id="topSessions",
+        summary="The slowest sessions now",
+    )
+    async def top_sessions(
+        request: Asked,
+        by: Annotated[SessionKey, QueryParameter(description="What of them is compared.")] = "waiting_ms",
+        limit: TopLimit = DEFAULT_TOP,
+    ) -> SlowSessions:
+        _key(request, "admin")
+        return SlowSessions(await directory.slowest(by, limit))
+
+    return [top_channels, top_sessions]
+
+
 def user_routes(directory: Directory, names: NameRule) -> list[Any]:
     """Those that concern the channels of users."""
 
@@ -210,7 +251,7 @@ def user_routes(directory: Directory, names: NameRule) -> list[Any]:
 def application(reading: Reading, directory: Directory, names: NameRule, max_body_bytes: int) -> tuple[Litestar, bytes]:
     """The application, and the OpenAPI document of the whole API as JSON."""
     app = Litestar(
-        [*reading_routes(reading), *session_routes(directory), *user_routes(directory, names)],
+        [*reading_routes(reading), *session_routes(directory), *top_routes(directory), *user_routes(directory, names)],
         openapi_config=OpenAPIConfig(
             title="ws-broker",
             version=__version__,

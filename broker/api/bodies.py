@@ -3,7 +3,7 @@
 Unknown fields are refused: a misspelt `chanel` or `messageId` is told to its author instead of being dropped.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -109,6 +109,61 @@ class Sessions(msgspec.Struct, frozen=True, gc=False):
 
     sessions: list[SessionInfo]
     truncated: bool
+
+
+ChannelKey = Literal["messages", "deliveries", "subscriptions"]
+SessionKey = Literal["queued_bytes", "queued_messages", "waiting_ms"]
+
+
+class BusyChannel(msgspec.Struct, frozen=True, gc=False):
+    """A channel and what goes through it, as of the last five to ten seconds."""
+
+    channel: str
+    messages_per_second: float
+    deliveries_per_second: float
+    subscriptions: int
+
+    def number(self, by: ChannelKey) -> float:
+        if by == "subscriptions":
+            return self.subscriptions
+        return self.messages_per_second if by == "messages" else self.deliveries_per_second
+
+    def together(self, other: "BusyChannel") -> "BusyChannel":
+        """With what another worker says of it: each is given all the messages, and has subscriptions of its own."""
+        return BusyChannel(
+            self.channel,
+            max(self.messages_per_second, other.messages_per_second),
+            self.deliveries_per_second + other.deliveries_per_second,
+            self.subscriptions + other.subscriptions,
+        )
+
+
+class BusyChannels(msgspec.Struct, frozen=True, gc=False):
+    """The highest first."""
+
+    channels: list[BusyChannel]
+
+
+class SlowSession(msgspec.Struct, frozen=True, gc=False):
+    """A session and what waits for it. `waiting_ms`: how old the oldest of that is."""
+
+    session: str
+    user: str | None
+    address: str | None
+    format: str
+    queued_bytes: int
+    queued_messages: int
+    waiting_ms: int
+
+    def number(self, by: SessionKey) -> int:
+        number: int = getattr(self, by)
+        return number
+
+
+class SlowSessions(msgspec.Struct, frozen=True, gc=False):
+    """The highest first."""
+
+    sessions: list[SlowSession]
 
 
 class Disconnected(msgspec.Struct, frozen=True, gc=False):

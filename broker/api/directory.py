@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from broker.api.bodies import SessionInfo
+from broker.api.bodies import BusyChannel, ChannelKey, SessionInfo, SessionKey, SlowSession
 
 
 class Directory(Protocol):
@@ -16,6 +16,12 @@ class Directory(Protocol):
 
     async def channels(self, prefix: str = "") -> dict[str, int]:
         """Channel to receiving subscriptions."""
+
+    async def busiest(self, by: ChannelKey, most: int) -> list[BusyChannel]:
+        """Channels with most of that in the last seconds, the highest first; none without any."""
+
+    async def slowest(self, by: SessionKey, most: int) -> list[SlowSession]:
+        """Sessions with most of that waiting for them, the highest first; none without any."""
 
     async def subscribe(self, user: str, channels: list[str]) -> int:
         """How many sessions of the user have at least one of the channels that they had not."""

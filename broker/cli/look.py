@@ -1,4 +1,4 @@
-"""`ws-broker channels`, `sessions`, `disconnect`, `version`: what a running broker says, and who has to go."""
+"""`ws-broker channels`, `sessions`, `top`, `disconnect`, `version`: what a running broker says, and who has to go."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ from broker.cli.target import api_options, find_api
 
 # The API gives no more at once (its `limit`).
 MOST_SESSIONS = 1000
+MOST_TOP = 100
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One line of JSON each, for scripts.")
 
@@ -87,6 +88,61 @@ def sessions(
     _print(found, as_json, ("session", "user", "address", "format", "channels"))
     if answer.get("truncated"):
         say(f"there are more than these {len(found)}; --most N shows up to {MOST_SESSIONS}, --user those of one user")
+
+
+@click.command(short_help="Show the busiest channels and the slowest sessions.")
+@click.option(
+    "--channels-by",
+    type=click.Choice(["messages", "deliveries", "subscriptions"]),
+    default="messages",
+    help="What makes a channel busy. [default: messages]",
+)
+@click.option(
+    "--sessions-by",
+    type=click.Choice(["waiting_ms", "queued_bytes", "queued_messages"]),
+    default="waiting_ms",
+    help="What makes a session slow. [default: waiting_ms]",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(1, MOST_TOP),
+    default=10,
+    metavar="N",
+    help=f"At most N of each, up to {MOST_TOP}. [default: 10]",
+)
+@_JSON
+@api_options
+def top(
+    channels_by: str, sessions_by: str, most: int, as_json: bool, api_url: str | None, api_key_file: Path | None
+) -> None:
+    """Show the busiest channels of the last seconds, and the sessions for which most waits now.
+
+    Ends with 3 if nothing happens at all. Needs an API key with the scope admin.
+
+    \b
+    Examples:
+      ws-broker top
+      ws-broker top --channels-by deliveries --most 3
+      ws-broker top --sessions-by queued_bytes --json | jq -r 'select(.session) | .session'
+    """
+    from broker.cli.api import Api
+
+    with Api(find_api(api_url, api_key_file)) as api:
+        limit = {"limit": str(most)}
+        busy = api.call_or_end("GET", "/v1/top/channels", params={"by": channels_by, **limit})
+        slow = api.call_or_end("GET", "/v1/top/sessions", params={"by": sessions_by, **limit})
+    found, waiting = _list(busy, "channels"), _list(slow, "sessions")
+    if not found and not waiting:
+        end(f"no channel has {channels_by} now, and nothing waits for any session", EXIT_NOTHING_FOUND)
+    if found:
+        _print(found, as_json, ("channel", "messages_per_second", "deliveries_per_second", "subscriptions"))
+    if found and waiting and not as_json:
+        put("")
+    if waiting:
+        of_session = ("session", "user", "address", "format", "waiting_ms", "queued_messages", "queued_bytes")
+        _print(waiting, as_json, of_session)
+    elif not as_json:
+        say("nothing waits for any session: all of them read")
 
 
 @click.command(short_help="Close a session, or all of a user.")
@@ -170,4 +226,4 @@ def _text(value: object) -> str:
         return "-"
     if isinstance(value, list):
         return ", ".join(str(one.get("channel", "?")) if isinstance(one, dict) else str(one) for one in value) or "-"
-    return str(value)
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ import click
 from broker.cli.api_key import api_key
 from broker.cli.configuration import check_config, show_config
 from broker.cli.ends import EXIT_INTERRUPTED
-from broker.cli.look import channels, disconnect, sessions, version, version_line
+from broker.cli.look import channels, disconnect, sessions, top, version, version_line
 from broker.cli.publish import publish
 from broker.cli.serve import serve
 from broker.cli.subscribe import subscribe
@@ -65,6 +65,7 @@ for _command in (
     api_key,
     channels,
     sessions,
+    top,
     disconnect,
     version,
 ):

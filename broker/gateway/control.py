@@ -1,4 +1,5 @@
-"""Questions and orders that concern sessions wherever they are: disconnect, look up, subscribe, list channels.
+"""Questions and orders that concern sessions wherever they are: disconnect, look up, subscribe, list channels, and
+which are busiest (top.py).
 
 Asked at any worker by the HTTP API, put to all of them through the engine (`Engine.ask_all`), answered by each
 for itself and added up by whoever asked. The sessions of a worker are looked through a page at a time, because a
@@ -10,9 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from broker.api.bodies import BusyChannel, ChannelKey, SessionKey, SlowSession
 from broker.api.bodies import SessionInfo as Found
 from broker.engine.base import EngineError
 from broker.gateway.session import Session
+from broker.gateway.top import Top, TopChannels, TopSessions
 from broker.native._hub import Hub
 from broker.native._reactor import Reactor
 from broker.node import Node
@@ -59,7 +62,7 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):
     channels: list[str]
 
 
-Question = Disconnect | FindSessions | ListChannels | SubscribeUser | UnsubscribeUser
+Question = Disconnect | FindSessions | ListChannels | SubscribeUser | UnsubscribeUser | TopChannels | TopSessions
 _question = msgspec.msgpack.Decoder(Question)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -75,6 +78,7 @@ class Control:
         self._node = node
         self._end = end
         self._max_channels = max_channels
+        self._top = Top(reactor, hub, node, self._describe)
 
     # For whoever asks.
 
@@ -95,6 +99,14 @@ class Control:
                 total[name] = total.get(name, 0) + count
         return total
 
+    async def busiest(self, by: ChannelKey, most: int) -> list[BusyChannel]:
+        """Raises EngineError."""
+        return await self._top.channels(by, most)
+
+    async def slowest(self, by: SessionKey, most: int) -> list[SlowSession]:
+        """Raises EngineError."""
+        return await self._top.sessions(by, most)
+
     async def subscribe(self, user: str, channels: list[str]) -> int:
         """Names that are checked. Raises EngineError."""
         return await self._count(SubscribeUser(user, channels))
@@ -111,6 +123,8 @@ class Control:
 
     async def answer(self, question: bytes) -> bytes:
         asked = _question.decode(question)
+        if isinstance(asked, TopChannels | TopSessions):
+            return await self._top.answer(asked)
         if isinstance(asked, ListChannels):
             return _encode(self._channels(asked.prefix.encode()))
         if isinstance(asked, SubscribeUser):

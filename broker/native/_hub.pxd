@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from broker.native._activity cimport Activity, Window
 from broker.native._queue cimport Frame, Lane, Outbox, Outboxes, Subscription, Verdict
 
 # What a payload is, which decides its opcode in raw and its field in JSON.
@@ -35,6 +36,7 @@ cdef struct Channel:
     uint8_t policy
     uint8_t payload
     uint8_t pattern             # its place among the pattern counters
+    Activity recent             # what it was given in the last seconds
 
 cdef struct Message:
     Channel *channel
@@ -69,6 +71,7 @@ cdef class Hub:
     cdef Outboxes all
     cdef Transport transport
     cdef uint64_t memory_bytes
+    cdef Window window
     cdef object counters_owner
     cdef Replayed replayed[REPLAYED]
     cdef bint has_replayed

@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
+from broker.native._activity cimport activity_count, window_turn
 from broker.native._counters cimport (
     COUNTERS, G_CHANNELS, G_SUBSCRIPTIONS, H_FANOUT_DELIVERIES, H_FANOUT_NS, N_DISCARDED, N_EVENTS, N_EVENTS_DROPPED, N_FRAMES_ENCODED,
     N_OFFERED, N_PUBLISHED, N_PUT_OFF, N_SEQUENCED, PATTERN_DELIVERIES, PATTERNS, of_pattern,
@@ -361,6 +362,8 @@ cdef class Hub:
             else:
                 self._offer(entry, frame, lane)
         self.all.counters[N_OFFERED] += <uint64_t>offers
+        window_turn(&self.window, began_ns)
+        activity_count(&channel.recent, self.window.number, <uint64_t>offers)
         of_pattern(self.all.counters, channel.pattern)[PATTERN_DELIVERIES] += <uint64_t>offers
         observe_count(&self.all.counters[H_FANOUT_DELIVERIES], <uint64_t>offers)
         self.all.now_ns = _clock_ns(CLOCK_MONOTONIC) + self.all.skew_ns

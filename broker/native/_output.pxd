@@ -62,3 +62,6 @@ cdef class Output:
     cdef void check_room(self, Connection *connection) noexcept nogil
     cdef void flush_slice(self)
     cdef bint lanes_empty(self) noexcept nogil
+
+# The first frame that waits in an outbox; NULL = none. BORROWED until something is written.
+cdef Frame *oldest_frame(const Outbox *box) noexcept nogil

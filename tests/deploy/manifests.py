@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,13 +18,9 @@ from tests.process.command import COMMAND, ROOT, environment
 
 KEYS = "/etc/ws-broker-keys"
 STATE = "/var/lib/ws-broker"
-# What deploy/docker/Dockerfile sets; the variables of the pod win.
-IMAGE = {
-    "WSBROKER_SERVER_LISTEN": "0.0.0.0:8000",
-    "WSBROKER_API_LISTEN": "0.0.0.0:8001",
-    "WSBROKER_ADMIN_LISTEN": "0.0.0.0:9000",
-    "WSBROKER_SERVER_STATE_DIRECTORY": STATE,
-}
+DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
+# What the image sets; the variables of the pod win.
+IMAGE = dict(re.findall(r"^(?:ENV|   ) (WSBROKER_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "m": 1e-3, "": 1}
 
 

@@ -15,9 +15,22 @@ from broker.config.schema import Admin, Api, Config, Server
 from broker.config.values import parse_listen
 from broker.metrics import catalogue
 from broker.supervisor.supervisor import ENGINE_END_SECONDS
-from tests.deploy.kustomize import FOLDER, Manifest, composed, rendered
-from tests.deploy.manifests import STATE, Files, container, only, pod, ports, quantity, variables, workers
+from tests.deploy.kustomize import FOLDER, ROOT, Manifest, composed, rendered
+from tests.deploy.manifests import (
+    DOCKERFILE,
+    IMAGE,
+    STATE,
+    Files,
+    container,
+    only,
+    pod,
+    ports,
+    quantity,
+    variables,
+    workers,
+)
 
+GUIDE = (ROOT / "docs/kubernetes.md").read_text()
 FOLDERS = ("base", "overlays/shared-engine")
 COMPONENTS = tuple(sorted(f"components/{path.name}" for path in (FOLDER / "components").iterdir()))
 # RSS of a worker, of the engine and of the supervisor after the start: 60 to 73 MB (measured, Python 3.11).
@@ -33,8 +46,6 @@ HEADROOM = 0.1
 # broker/worker.py gives the end of the last connections one second more than their deadlines.
 SPARE_SECONDS = 1
 MARGIN_SECONDS = 5
-# The user of deploy/docker/Dockerfile.
-IMAGE_USER = 65532
 
 
 class Given(NamedTuple):
@@ -93,6 +104,17 @@ def test_the_pod_gets_the_time_that_its_drain_takes(given: Given) -> None:
     assert needed <= granted <= 1.2 * needed
 
 
+def test_the_guide_shows_the_grace_periods_as_they_are(both: Mapping[str, Given]) -> None:
+    rows = re.findall(r"^\| (base|shared engine) \| (.*) \|$", GUIDE, re.MULTILINE)
+    assert [name for name, _ in rows] == ["base", "shared engine"]
+    for (_, row), (manifests, settings) in zip(rows, both.values(), strict=True):
+        cells = [int(re.findall("[0-9]+", cell)[0]) for cell in row.split(" | ")]
+        limits = settings.limits
+        closing = limits.close_seconds + limits.linger_seconds + SPARE_SECONDS
+        parts = [settings.drain.delay_seconds, drain_seconds(settings), closing, ENGINE_END_SECONDS, MARGIN_SECONDS]
+        assert cells == [*parts, sum(parts), pod(manifests)["terminationGracePeriodSeconds"]]
+
+
 def test_the_time_for_load_balancers_is_given_once(given: Given) -> None:
     """A preStop hook would wait before SIGTERM, and drain.delay_seconds again after it."""
     manifests = given.manifests
@@ -111,6 +133,10 @@ def test_only_with_other_pods_to_go_to_are_clients_sent_away_slowly(alone: Given
 def test_every_port_is_the_one_that_the_broker_listens_on(given: Given) -> None:
     manifests, settings = given
     defaults = {"ws": Server().listen, "api": Api().listen, "admin": Admin().listen}
+    # Said again in the pod, so that an image of somebody's own needs no variables.
+    assert {name: variables(manifests)[name] for name in IMAGE if name.endswith("_LISTEN")} == {
+        name: value for name, value in IMAGE.items() if name.endswith("_LISTEN")
+    }
     listening = {"ws": settings.server.listen, "api": settings.api.listen, "admin": settings.admin.listen}
     assert {name: parse_listen(text)[1] for name, text in listening.items()} == ports(manifests)
     assert {name: parse_listen(text)[1] for name, text in defaults.items()} == ports(manifests)
@@ -231,6 +257,9 @@ def test_the_memory_limit_holds_all_that_the_configuration_lets_grow(given: Give
     resources = container(manifests)["resources"]
     granted = quantity(resources["limits"]["memory"])
     assert memory_needed(settings, workers(manifests)) <= (1 - HEADROOM) * granted
+    if workers(manifests) == 1:
+        needed = memory_needed(settings, 1)
+        assert f"| together | {needed / 2**20:.0f} of {granted / 2**20:.0f} |" in GUIDE
     # QoS class Guaranteed.
     assert resources["limits"] == resources["requests"]
 
@@ -266,7 +295,9 @@ def test_as_many_workers_start_as_the_cpu_limit_pays_for(given: Given) -> None:
 def test_the_pod_runs_as_the_user_of_the_image_and_the_volumes_are_its_groups(given: Given) -> None:
     manifests = given.manifests
     context = pod(manifests)["securityContext"]
-    assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {IMAGE_USER}
+    (user, group) = re.findall(r"^USER ([0-9]+):([0-9]+)$", DOCKERFILE, re.MULTILINE)[0]
+    assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
+    assert context["fsGroup"] == int(group)
     (keys,) = (one["secret"] for one in pod(manifests)["volumes"] if "secret" in one)
     # Readable by the group, by nobody else, and written by nobody.
     assert keys["defaultMode"] == 0o440

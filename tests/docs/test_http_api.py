@@ -27,7 +27,7 @@ def test_readme_shows_the_same_line() -> None:
 
 @pytest.mark.asyncio
 async def test_every_curl_does_what_it_is_shown_for() -> None:
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 17
     async with serving_api() as broker:
         for command in COMMANDS:
             client = await broker.open(JSON, "/ws", "X-User: ann")

@@ -1,11 +1,13 @@
 """`ws-broker channels`, `sessions`, `disconnect`: tables for people, lines for scripts, and 3 for nothing found."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.process.command import Result, run
-from tests.process.pretended_api import KEY, PretendedApi, Reply, pretending, problem
+from tests.process.pretended_api import KEY, Asked, PretendedApi, Reply, pretending, problem
 
 CANNOT, USAGE, NOTHING = 1, 2, 3
 SESSION = {"session": "s1", "user": "ann\x1b[2J", "address": "192.0.2.1", "format": "json", "channels": ["news"]}
@@ -43,9 +45,50 @@ def test_names_cannot_leave_their_segment_of_the_path() -> None:
     ]
 
 
+BUSY = {"channel": "news", "messages_per_second": 12.53, "deliveries_per_second": 3125.0, "subscriptions": 250}
+SLOW = {"session": "s1", "user": None, "address": "192.0.2.1", "format": "raw"}
+SLOW_NUMBERS = {"queued_bytes": 524288, "queued_messages": 512, "waiting_ms": 4210}
+
+
+def load(channels: list[dict[str, Any]], sessions: list[dict[str, Any]]) -> Callable[[Asked], Reply]:
+    return lambda asked: Reply(
+        200, {"channels": channels} if asked.path.startswith("/v1/top/channels") else {"sessions": sessions}
+    )
+
+
+def test_the_load_is_two_tables_or_lines_of_json() -> None:
+    slow = {**SLOW, **SLOW_NUMBERS}
+    with pretending(load([BUSY], [slow])) as api:
+        assert asking(api, "top").output == (
+            "CHANNEL  MESSAGES_PER_SECOND  DELIVERIES_PER_SECOND  SUBSCRIPTIONS\n"
+            "news     12.5                 3125.0                 250\n"
+            "\n"
+            "SESSION  USER  ADDRESS    FORMAT  WAITING_MS  QUEUED_MESSAGES  QUEUED_BYTES\n"
+            "s1       -     192.0.2.1  raw     4210        512              524288\n"
+        )
+        flags = ["--channels-by", "deliveries", "--sessions-by", "queued_bytes", "--most", "3", "--json"]
+        lines = asking(api, "top", *flags).output.splitlines()
+    assert [json.loads(line) for line in lines] == [BUSY, slow]
+    assert [asked.path for asked in api.asked] == [
+        "/v1/top/channels?by=messages&limit=10",
+        "/v1/top/sessions?by=waiting_ms&limit=10",
+        "/v1/top/channels?by=deliveries&limit=3",
+        "/v1/top/sessions?by=queued_bytes&limit=3",
+    ]
+
+
+def test_that_everybody_reads_is_said_beside_the_table() -> None:
+    with pretending(load([BUSY], [])) as api:
+        result = asking(api, "top")
+    assert result.output.startswith("CHANNEL ")
+    assert result.one_line == "nothing waits for any session: all of them read"
+
+
 @pytest.mark.parametrize(
     ("arguments", "reply", "status"),
     [
+        (["top"], Reply(200, {"channels": [], "sessions": []}), NOTHING),
+        (["top"], problem(403, "not_permitted", "lacks the scope admin"), CANNOT),
         (["channels"], Reply(200, {"channels": []}), NOTHING),
         (["sessions", "--user", "x"], Reply(200, {"sessions": []}), NOTHING),
         (["sessions", "x"], problem(404, "not_found", "no such session"), NOTHING),

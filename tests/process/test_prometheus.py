@@ -10,7 +10,7 @@ from tests.process.books import until
 from tests.process.command import Served, serving
 from tests.process.load import JsonClient
 from tests.process.prometheus import JOB, Prometheus, now, watching
-from tests.process.supervised import ACCEPTS, client_of, configuration, workers
+from tests.process.supervised import A_WORKER, client_of, configuration, workers
 
 EVERYTHING = '{__name__=~"wsbroker_.+"}'
 COUNTERS = '{__name__=~"wsbroker_.+_(total|bucket|sum|count)"}'
@@ -34,7 +34,7 @@ def joined(broker: Served, index: int) -> JsonClient:
 def killed(broker: Served, index: int) -> None:
     """The worker is gone, and another accepts in its place."""
     os.kill(workers(broker)[index], signal.SIGKILL)
-    broker.said(ACCEPTS, 3)
+    broker.logged("child accepts", 3, child=A_WORKER)
 
 
 def check_that_no_counter_ever_fell(prometheus: Prometheus) -> None:

@@ -390,12 +390,13 @@ ROWS: dict[str, tuple[Wanted, ...]] = {
         ),
         Wanted(
             "lines",
-            "Reloads and mistakes",
-            "Of the configuration; of the broker itself.",
+            "Reloads, mistakes, lines left out",
+            "Of the configuration; of the broker itself; of its log.",
             "short",
             (
                 Query("sum by (result) (increase(wsbroker_reloads_total[$__rate_interval]))", "reloads {{result}}"),
                 Query("sum(increase(wsbroker_callback_errors_total[$__rate_interval]))", "mistakes"),
+                Query("sum(increase(wsbroker_log_lines_suppressed_total[$__rate_interval]))", "lines left out"),
             ),
         ),
         Wanted(

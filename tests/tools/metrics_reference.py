@@ -60,6 +60,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "process_deaths": "any growth is worth a look into the log; alerts WsBrokerProcessDied, WsBrokerCrashLoop",
         "reloads": "after a SIGHUP: was it taken?",
         "heartbeat_age_seconds": "above a second: this worker hangs; alert WsBrokerHeartbeatOld",
+        "log_lines_suppressed": "the log says something very often: read what; alert WsBrokerLogSuppressed",
         "callback_errors": "any growth is a fault of the broker; report it with the traceback of the log",
     },
     "Connections": {
