@@ -73,9 +73,8 @@ PAGE = (ROOT / "docs/systemd.md").read_text()
 
 def shown(containing: str) -> str:
     """The one block of commands in docs/systemd.md that has this."""
-    (block,) = (
-        text for text in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if containing in text
-    )
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = (text for text in blocks if containing in text)
     return block
 
 
