@@ -15,7 +15,6 @@ from functools import partial
 from types import MappingProxyType
 
 import msgspec
-import uvloop
 
 from broker import log as logs
 from broker.api.worker import Api, Tally
@@ -467,28 +466,3 @@ async def serve(
     on_stopping()
     await worker.drain(hasten, delay=delay)
     await identities.stop()
-
-
-def run(
-    config: Config,
-    listeners: Sequence[socket.socket],
-    ready: Callable[[], None],
-    *,
-    on_stopping: Callable[[], None] = lambda: None,
-    on_reload: Callable[[Worker], Awaitable[None]] | None = None,
-    beat: Callable[[Worker], Iterable[int]] | None = None,
-    api: socket.socket | None = None,
-    pattern_places: Mapping[str, int] = MappingProxyType({}),
-) -> None:
-    uvloop.run(
-        serve(
-            config,
-            listeners,
-            ready,
-            on_stopping=on_stopping,
-            on_reload=on_reload,
-            beat=beat,
-            api=api,
-            pattern_places=pattern_places,
-        )
-    )

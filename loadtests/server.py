@@ -127,8 +127,8 @@ class Server:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                # After a restart the port next to ours, which --dev would take, may be somebody's.
-                env={**os.environ, "WSBROKER_API_LISTEN": "127.0.0.1:0"},
+                # After a restart the port next to ours, which --dev would take, may be somebody's. So may 9000 be.
+                env={**os.environ, "WSBROKER_API_LISTEN": "127.0.0.1:0", "WSBROKER_ADMIN_LISTEN": "127.0.0.1:0"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,4 +1,5 @@
-"""The HTTP server of one worker, in the worker's own loop, on a listener that all workers share.
+"""An HTTP server in a loop that serves other things too: the API's in each worker, on a listener that all workers
+share, and the admin port's in the main process.
 
 uvicorn's protocol without uvicorn's Server: that one wants signals, logging and the loop for itself. Of the two HTTP
 parsers that uvicorn knows httptools was taken: h11 is pure Python, and llhttp is as strict in what counts (tests).
@@ -15,7 +16,6 @@ from uvicorn.server import ServerState
 
 from broker.api.connection import ApiConnection, Bounds, make
 from broker.api.front import Application
-from broker.config.schema import Config
 
 # How often connections are looked at that have taken too long, and the Date header is renewed.
 LOOK_SECONDS = 1.0
@@ -24,17 +24,14 @@ LAST_SECONDS = 0.5
 
 
 class ApiServer:
-    def __init__(self, application: Application, config: Config, on_refused: Callable[[int], None]) -> None:
-        api, limits = config.api, config.limits
-        self._bounds = Bounds(
-            api.request_seconds,
-            api.keep_alive_seconds,
-            limits.max_head_bytes,
-            limits.max_headers,
-            api.max_connections,
-        )
-        self._look_seconds = min(LOOK_SECONDS, api.request_seconds / 4, api.keep_alive_seconds / 4)
-        self._backlog = limits.listen_backlog
+    """`on_refused` is told the status of each answer that `application` did not give."""
+
+    def __init__(
+        self, application: Application, bounds: Bounds, backlog: int, on_refused: Callable[[int], None]
+    ) -> None:
+        self._bounds = bounds
+        self._look_seconds = min(LOOK_SECONDS, bounds.request_seconds / 4, bounds.keep_alive_seconds / 4)
+        self._backlog = backlog
         self._state = ServerState()
         settings = UvicornConfig(
             application,

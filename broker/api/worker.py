@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from broker.api.access import Access
 from broker.api.application import application
+from broker.api.connection import Bounds
 from broker.api.directory import Directory
 from broker.api.front import Front
 from broker.api.publishing import Publishing
@@ -79,9 +80,17 @@ class Api:
             tally.answered,
             tally.took,
         )
+        api, limits = config.api, config.limits
+        bounds = Bounds(
+            api.request_seconds,
+            api.keep_alive_seconds,
+            limits.max_head_bytes,
+            limits.max_headers,
+            api.max_connections,
+        )
+        self._server = ApiServer(front, bounds, self._backlog, self._refused)
         self._tally = tally
         front.log_requests(config.log.access)
-        self._server = ApiServer(front, config, self._refused)
 
     async def start(self) -> None:
         await self._server.start(self._listener)

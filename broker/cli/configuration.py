@@ -26,6 +26,7 @@ _FLAGS = {
     "server.workers": "--workers",
     "server.origins": "--origin",
     "api.listen": "--api-listen",
+    "admin.listen": "--admin-listen",
     "api.keys.dev": "--dev",
     "log.level": "--verbose",
 }
@@ -103,6 +104,11 @@ _OPTIONS = (
         help="Where back ends publish. [default: 127.0.0.1:8001; with --dev the port after that of --listen]",
     ),
     click.option(
+        "--admin-listen",
+        metavar="HOST:PORT",
+        help='Where metrics and probes are; "" = nowhere. [default: 127.0.0.1:9000]',
+    ),
+    click.option(
         "--workers",
         metavar="N|auto",
         callback=_workers,
@@ -141,6 +147,7 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
         dev: bool,
         listen: str | None,
         api_listen: str | None,
+        admin_listen: str | None,
         workers: int | str | None,
         history_count: int | None,
         origins: tuple[str, ...],
@@ -154,6 +161,8 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
             overrides["server.listen"] = listen
         if api_listen is not None:
             overrides["api.listen"] = api_listen
+        if admin_listen is not None:
+            overrides["admin.listen"] = admin_listen
         if workers is not None:
             overrides["server.workers"] = workers
         if origins:
@@ -196,6 +205,8 @@ def summary(config: Config) -> str:
     parts = [f"would serve WebSockets on {server.listen} with {count}"]
     if config.api.listen:
         parts.append(f"the API on {config.api.listen} ({_number(len(config.api.keys), 'key')})")
+    if config.admin.listen:
+        parts.append(f"metrics on {config.admin.listen}")
     whom = []
     if server.dev:
         whom.append("everybody (server.dev)")

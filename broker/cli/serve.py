@@ -6,7 +6,7 @@ import click
 
 from broker import __version__
 from broker.cli.configuration import Asked, configuration_options
-from broker.cli.devkey import DevKey, announced, with_key
+from broker.cli.devkey import DevKey, announced, reachable, with_key
 from broker.cli.ends import EXIT_USAGE, check_system, end
 from broker.config.errors import ConfigError
 from broker.config.schema import Config
@@ -22,7 +22,7 @@ def serve(asked: Asked, verbose: bool) -> None:
     Examples:
       ws-broker serve --dev
       ws-broker serve --dev --history 100
-      ws-broker serve --dev --listen 127.0.0.1:9000 --origin http://app.test:3000
+      ws-broker serve --dev --listen 127.0.0.1:8080 --origin http://app.test:3000
       ws-broker serve --dev --workers auto
       ws-broker serve --config broker.toml
 
@@ -66,20 +66,26 @@ def _serve(asked: Asked, verbose: bool) -> None:
         end(str(error))
     telling.starting(config, None if asked.file is None else str(asked.file), workers, loaded.advice)
     notifier = Notifier.from_environment()
-    clients, api = listeners
+    clients, api, admin = listeners
     address = clients[0].getsockname()
     with announced(config, dev_key, address, None if api is None else api.getsockname()) as lines:
 
         def announce() -> None:
+            if admin is not None:
+                lines.append(f"metrics: http://{_host_port(admin.getsockname())}/metrics")
             where = None if api is None else api.getsockname()
             _announce(config, address, where, lines)
-            telling.accepting(_host_port(address), None if where is None else _host_port(where))
+            telling.accepting(
+                _host_port(address),
+                None if where is None else _host_port(where),
+                None if admin is None else _host_port(admin.getsockname()),
+            )
 
         if workers == 1:
-            alone(config, read_again, clients, notifier, announce, api=api)
+            alone(config, read_again, clients, notifier, announce, api=api, admin=admin)
             telling.stopped()
             return
-        why = supervise(config, read_again, clients, workers, notifier, announce, api=api)
+        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, admin=admin)
         telling.stopped()
     if why is not None:
         end(why)
@@ -88,6 +94,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
 def _announce(config: Config, address: tuple[str, int], api: tuple[str, int] | None, more: list[str]) -> None:
     where = _host_port(address)
     if config.server.dev:
+        where = reachable(*address[:2])  # a page at http://0.0.0.0 could not connect
         click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
         click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
     else:

@@ -8,7 +8,7 @@ are named too, so that nothing is said about a value that could not even be read
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from broker.config.schema import ApiKey, Auth, AuthKey, Config, Hook, Server
+from broker.config.schema import Admin, ApiKey, Auth, AuthKey, Config, Hook, Server
 from broker.config.sources import Path, Source
 from broker.config.values import (
     SUB,
@@ -60,6 +60,7 @@ def contradictions(config: Config) -> Iterator[Fault]:
     yield from _of_address(config)
     yield from _limits(config)
     yield from _api(config)
+    yield from _admin(config)
     yield from _auth(config.auth)
     yield from _hook(config.hook)
     yield from _cookies(config)
@@ -173,6 +174,19 @@ def _api(config: Config) -> Iterator[Fault]:
         other = names.setdefault(key.sha256.lower(), name)
         if key.sha256 and other != name:
             yield Fault((*path, "sha256"), f"is the key {other} already; each has its own")
+
+
+def _admin(config: Config) -> Iterator[Fault]:
+    admin, listen = config.admin, ("admin", "listen")
+    if not admin.listen:
+        return
+    yield from _checked(parse_listen, admin.listen, listen)
+    if admin.listen.endswith(":0") or (config.server.dev and admin.listen == Admin().listen):
+        return  # in development, a port that nobody has asked for gives way
+    for other, taken in (("server", config.server.listen), ("api", config.api.listen)):
+        if admin.listen == taken:
+            text = f'is {other}.listen already; take another port, or "" for no admin port'
+            yield Fault(listen, text, ((other, "listen"),))
 
 
 def _api_key(key: ApiKey, path: Path) -> Iterator[Fault]:

@@ -150,6 +150,7 @@ COUNTERS: tuple[Sum, ...] = (
         "Messages that the engine could not hand to a worker; their subscribers were told or closed",
         "n_link_lost",
     ),
+    _one("log_lines_suppressed", "Lines of the log left out because of log.lines_per_second", "n_log_suppressed"),
     _one("credit_waits", "Times a worker did not read its publishers because the engine was behind", "n_credit_waits"),
     _one("history_evicted_channels", "Histories forgotten because all together kept too much", "n_history_evicted"),
     _by(
@@ -204,6 +205,7 @@ GAUGES: tuple[Sum, ...] = (
     _one("channels", "Channels with a subscription now, on each worker by itself", "g_channels"),
     _one("deliveries_queued", "Ledger: deliveries that wait in send queues now", "g_queued"),
     _one("blocked_connections", "Connections now that do not read: their last write was short", "g_blocked"),
+    _one("engine_links", "Links of workers to the engine process that are up now; 0 with one worker", "g_link_up"),
     _one("history_bytes", "Bytes that all histories take now", "g_history_bytes"),
     _one("history_messages", "Messages in them", "g_history_messages"),
     _one("history_channels", "Channels with a history now", "g_history_channels"),

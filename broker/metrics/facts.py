@@ -8,9 +8,9 @@ from broker.config.schema import Config
 from broker.config.unsafe import unsafe_settings
 from broker.metrics.patterns import PatternPlaces
 
-Process = Literal["worker", "engine"]
+ProcessKind = Literal["worker", "engine"]
 Reason = Literal["exit", "killed", "stuck"]
-PROCESSES: tuple[Process, ...] = ("worker", "engine")
+PROCESSES: tuple[ProcessKind, ...] = ("worker", "engine")
 REASONS: tuple[Reason, ...] = ("exit", "killed", "stuck")
 
 
@@ -32,14 +32,14 @@ class Facts:
         self.engine_up = engine_up
         self.started_at = clock()
         self.draining = False
-        self.starts: dict[Process, int] = dict.fromkeys(PROCESSES, 0)
-        self.deaths: dict[tuple[Process, Reason], int] = {(p, r): 0 for p in PROCESSES for r in REASONS}
+        self.starts: dict[ProcessKind, int] = dict.fromkeys(PROCESSES, 0)
+        self.deaths: dict[tuple[ProcessKind, Reason], int] = {(p, r): 0 for p in PROCESSES for r in REASONS}
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
 
-    def process_started(self, process: Process) -> None:
+    def process_started(self, process: ProcessKind) -> None:
         self.starts[process] += 1
 
-    def process_died(self, process: Process, reason: Reason) -> None:
+    def process_died(self, process: ProcessKind, reason: Reason) -> None:
         self.deaths[process, reason] += 1
 
     def reloaded(self, config: Config | None) -> None:

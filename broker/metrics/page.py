@@ -26,6 +26,7 @@ _WORKER_ROWS = GENERATIONS + 1
 
 _CONNECTIONS = NAMES.index("g_connections")
 _REFUSED = NAMES.index("g_refused")
+_LINK_UP = NAMES.index("g_link_up")
 
 
 def worker_slot(index: int, generation: int) -> int:
@@ -82,6 +83,15 @@ class Row:
     @property
     def refused(self) -> int:
         return int(self._cells[_REFUSED])
+
+    @property
+    def link_up(self) -> bool:
+        """Whether publishes can be sequenced over its link to the engine process."""
+        return bool(self.counters[_LINK_UP])
+
+    @link_up.setter
+    def link_up(self, up: bool) -> None:
+        self.counters[_LINK_UP] = up
 
     def begin(self, pid: int) -> None:
         """What a child says first."""

@@ -73,6 +73,7 @@ TABLE = (
     ("n_resumes_recovered", "subscriptions that asked for what they had missed, or for the last messages, and got all of it"),
     ("n_resumes_incomplete", "subscriptions that asked for it and were told that some of it is gone"),
     ("n_history_evicted", "channels whose history was forgotten because all together kept too much"),
+    ("g_link_up", "1 while this worker has a link to the engine process on which publishes can be sequenced"),
     ("g_connections", "connections now"),
     ("g_refused", "of them those that were refused in HTTP and have not gone yet"),
     ("g_sessions", "open sessions now"),

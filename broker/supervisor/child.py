@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -22,13 +22,14 @@ import uvloop
 from broker import log
 from broker.config.schema import Config
 from broker.engine import process as engine_process
+from broker.engine.base import Sink
 from broker.engine.link import LinkEngine
 from broker.gauges import write_holdings
 from broker.metrics.page import Page
 from broker.native import _counters
 from broker.native.counting import Count
 from broker.supervisor.siblings import Siblings
-from broker.worker import serve
+from broker.worker import Worker, serve
 
 _PR_SET_PDEATHSIG = 1
 _LINK_LOST = _counters.NAMES.index("n_link_lost")
@@ -105,6 +106,15 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
     sockets = {at: socket.socket(fileno=fd) for at, fd in enumerate(spec.listeners)}
     polled = spec.pollers[spec.index]
     siblings = Siblings(page, spec.index, spec.slot, spec.pollers, spec.listeners)
+    links: list[LinkEngine] = []
+
+    def link(sink: Sink) -> LinkEngine:
+        links.append(LinkEngine(sink, spec.link_address, spec.slot, spec.config.limits))
+        return links[0]
+
+    def beat(worker: Worker) -> Iterable[int]:
+        row.link_up = links[0].up
+        return siblings.beat(worker)
 
     def ready() -> None:
         siblings.accepting()
@@ -117,9 +127,9 @@ async def _serve_worker(spec: ChildSpec, page: Page) -> None:
         delay=False,  # the supervisor has waited
         counters=row.counters,
         taken=page.taken,
-        engine=lambda sink: LinkEngine(sink, spec.link_address, spec.slot, spec.config.limits),
+        engine=link,
         siblings=[sockets[at] for at in sockets if at not in polled],
-        beat=siblings.beat,
+        beat=beat,
         api=socket.socket(fileno=spec.api_fd) if spec.api_fd >= 0 else None,
         pattern_places=spec.pattern_places,
     )

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from broker.config.schema import Config
+from broker.config.schema import Admin, Config, Server
 from broker.config.sources import dotted
 from broker.config.validate import exposure
 from broker.config.values import is_loopback, next_to, parse_listen
@@ -21,6 +21,8 @@ log = get_logger(__name__, limited=False)
 
 # FileDescriptorName= of the socket that the HTTP API is given.
 API_NAME = "api"
+# That of the admin port.
+ADMIN_NAME = "admin"
 
 
 class ListenError(Exception):
@@ -65,29 +67,59 @@ def open_listeners(
 
 class Listeners(NamedTuple):
     """`clients`: for WebSockets. `api`: the one of the HTTP API, which all workers share: one that hangs swallows no
-    share of its connections, and a reload resets none. None: there is no API.
+    share of its connections, and a reload resets none. `admin`: the one of the admin port, which the main process
+    serves. None: there is no API, no admin port.
     """
 
     clients: list[socket.socket]
     api: socket.socket | None
+    admin: socket.socket | None
+
+    def close(self) -> None:
+        for listener in (*self.clients, self.api, self.admin):
+            if listener is not None:
+                listener.close()
 
 
 def listeners_for(config: Config, workers: int) -> Listeners:
-    """The sockets that were passed by socket activation, or else one for each worker and one for the API. Raises
-    ListenError.
+    """The sockets that were passed by socket activation, or else one for each worker, one for the API and one for the
+    admin port. Raises ListenError.
     """
     try:
         passed = passed_sockets()
     except PassedSocketError as error:
         raise ListenError(str(error)) from None
     for_api = [one.socket for one in passed if one.name == API_NAME]
-    clients = _client_listeners(config, workers, [one.socket for one in passed if one.name != API_NAME])
+    for_admin = [one.socket for one in passed if one.name == ADMIN_NAME]
+    for_clients = [one.socket for one in passed if one.name not in (API_NAME, ADMIN_NAME)]
+    found = Listeners(_client_listeners(config, workers, for_clients), None, None)
     try:
-        return Listeners(clients, _api_listener(config, for_api))
+        found = found._replace(api=_api_listener(config, for_api))
+        return found._replace(admin=_admin_listener(config, for_admin))
     except ListenError:
-        for listener in clients:
-            listener.close()
+        found.close()
         raise
+
+
+def _admin_listener(config: Config, passed: list[socket.socket]) -> socket.socket | None:
+    if len(passed) > 1:
+        raise ListenError(f"more than one socket named {ADMIN_NAME} was passed; the main process serves one")
+    if passed:
+        log.info("socket of the admin port was passed", instead_of="admin.listen")
+        return passed[0]
+    return _open_admin(config) if config.admin.listen else None
+
+
+def _open_admin(config: Config) -> socket.socket:
+    host, port = parse_listen(config.admin.listen)
+    try:
+        return open_listeners(host, port, config.limits.listen_backlog, shared=True, flag="--admin-listen")[0]
+    except ListenError as error:
+        if config.server.dev and config.admin.listen == Admin().listen:
+            # Nobody has asked for this port; the start prints whichever it is.
+            log.info("admin port takes another port", why=str(error))
+            return open_listeners(host, 0, config.limits.listen_backlog, shared=True)[0]
+        raise ListenError(f'admin.listen: {error}, or "" for no admin port') from None
 
 
 def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket | None:
@@ -136,7 +168,26 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
     for listener in listeners:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
+    for line in _open_to_others(server, listeners):
+        log.warning("clients come from a network", why=line)
     return listeners
+
+
+def _open_to_others(server: Server, listeners: Iterable[socket.socket]) -> Iterator[str]:
+    """What an operator should know who listens on an address that others reach, as in a container."""
+    hosts = sorted({host for listener in listeners if not is_loopback(host := listener.getsockname()[0])})
+    if not hosts:
+        return
+    yield (
+        f"clients reach {', '.join(hosts)} without TLS: whoever is on the way reads tokens and messages; "
+        "let a proxy with TLS stand before it"
+    )
+    if server.dev:
+        yield "with server.dev everything here is open to whoever reaches it"
+    elif not server.origins:
+        yield "server.origins is empty, so no page may connect; name yours, for example https://www.example.com"
+    elif "*" in server.origins:
+        yield 'server.origins has "*", so every page of the web may connect with what its visitor is allowed'
 
 
 def exposures(config: Config, listeners: Iterable[socket.socket]) -> Iterator[str]:

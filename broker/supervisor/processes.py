@@ -36,9 +36,9 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.dead: asyncio.Future[int] = self._loop.create_future()
+        self.stuck = False  # it is killed because its loop did not turn any more
         # CLOCK_MONOTONIC, as the heartbeats.
         self.ready_since: float | None = None
-        self.stuck = False  # set by whoever kills it for that
         self._loop.add_reader(self._pidfd, self._on_end)
         self._loop.add_reader(ready_fd, self._on_ready)
 
@@ -137,6 +137,9 @@ class Keeper:
         self._over = over
         self._retired = asyncio.Event()
         self.child: Child | None = None
+        # While no child of it is ready: since when, and whether the last one was stuck.
+        self.waits_since = time.monotonic()
+        self.was_stuck = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._keep())
 
@@ -167,6 +170,7 @@ class Keeper:
         await self._first_sign(child)
         await child.dead
         self.child = None
+        self.waits_since, self.was_stuck = time.monotonic(), child.stuck
         self._over(child, not self._retired.is_set())
         return None if child.ready_since is None else time.monotonic() - child.ready_since
 
@@ -182,6 +186,14 @@ class Keeper:
                 "child is not ready and is killed", child=child.name, child_pid=child.pid, seconds=self._start_seconds
             )
             child.signal(signal.SIGKILL)
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def over(self) -> bool:
+        """It keeps nobody any more."""
+        return self._retired.is_set() and self.child is None
 
     def retire(self) -> None:
         """The child is told to end and is not replaced. Again: it is told to hurry."""

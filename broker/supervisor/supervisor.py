@@ -1,8 +1,9 @@
 """The supervisor: the main process of a broker with several workers.
 
-It opens nothing after the start and serves no client: it keeps one engine and N workers alive, replaces those that are
-stuck, puts new workers in the place of old ones on SIGHUP, and ends them all on SIGTERM or SIGINT. Called by the
-command line, with listening sockets. What it decides by is in rules.py, what it does with processes in processes.py.
+It opens nothing after the start and serves no client but those of the admin port: it keeps one engine and N workers
+alive, replaces those that are stuck, puts new workers in the place of old ones on SIGHUP, and ends them all on SIGTERM
+or SIGINT. Called by the command line, with listening sockets. What it decides by is in rules.py, what it does with
+processes in processes.py.
 """
 
 import asyncio
@@ -14,10 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker import log as logs
+from broker.admin import health
+from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
 from broker.config.reload import Waits, in_force
 from broker.config.schema import Config
-from broker.metrics.facts import Facts, Process
+from broker.metrics.collector import registry
+from broker.metrics.facts import Facts, ProcessKind
 from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.metrics.patterns import PatternPlaces
 from broker.supervisor import telling
@@ -52,6 +56,7 @@ class Supervisor:
         notifier: Notifier,
         *,
         api: socket.socket | None = None,
+        admin: socket.socket | None = None,
     ) -> None:
         self._config = config
         self._load = reload
@@ -78,6 +83,7 @@ class Supervisor:
         self._reload = asyncio.Event()
         self._hasten = asyncio.Event()
         self._watching = asyncio.create_task(self._watch())
+        self._admin = None if admin is None else AdminPort(config, admin, registry(self.page, self.facts), self._health)
 
     async def run(self, announce: Callable[[], None]) -> str | None:
         """Until a signal: None. Or until a crash loop: the line that says so."""
@@ -86,12 +92,16 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._handle_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         reason = None
+        if self._admin is not None:
+            await self._admin.start()
         try:
             await self._serve(announce)
         except CrashLoopError as error:
             reason = str(error)
             log.critical("broker gives up", reason=reason)
         await self._end()
+        if self._admin is not None:
+            await self._admin.stop()
         return reason
 
     def _handle_stop(self) -> None:
@@ -116,7 +126,7 @@ class Supervisor:
     def _keeper(self, name: str, config: Config, make_spec: Callable[[Config, int], ChildSpec]) -> Keeper:
         rules = config.supervisor
 
-        process: Process = "engine" if name == "engine" else "worker"
+        process: ProcessKind = "engine" if name == "engine" else "worker"
 
         def started(make: Callable[[int], ChildSpec]) -> Child:
             child = start_child(make)
@@ -273,6 +283,32 @@ class Supervisor:
         counts = " ".join(map(str, self.page.connections()))
         return f"{accepting} of {self._count} workers accept; connections of each: {counts}"
 
+    # Asked by the admin port.
+
+    def _health(self) -> health.Health:
+        now = time.monotonic()
+        rules, limits = self._config.supervisor, self._config.limits
+        return health.Health(
+            self._count,
+            [self._process(keeper, now) for keeper in self._workers if not keeper.over],
+            [self._process(keeper, now) for keeper in self._former if not keeper.over],
+            [self._process(keeper, now) for keeper in self._engine if not keeper.over],
+            draining=self._stop.is_set(),
+            connections=self.page.taken(),
+            most_connections=limits.max_connections_total,
+            stuck_seconds=rules.stuck_seconds,
+            start_seconds=rules.start_seconds,
+        )
+
+    def _process(self, keeper: Keeper, now: float) -> health.Process:
+        child = keeper.child
+        if child is None or child.ready_since is None:
+            who = keeper if child is None or keeper.was_stuck else child  # it was another process that was stuck
+            return health.Process(str(who), False, now - keeper.waits_since, stuck=keeper.was_stuck)
+        row = self.page.row(child.slot)
+        silent = now - self._heard_of(child)
+        return health.Process(str(child), True, silent, stuck=child.stuck, full=row.paused, linked=row.link_up)
+
     # Ending.
 
     async def _end(self) -> None:
@@ -348,10 +384,12 @@ def run(
     announce: Callable[[], None],
     *,
     api: socket.socket | None = None,
+    admin: socket.socket | None = None,
 ) -> str | None:
     """Supervises until a signal, in the main thread. Returns why it could not go on, if so."""
 
     async def supervise() -> str | None:
-        return await Supervisor(config, reload, listeners, workers, notifier, api=api).run(announce)
+        supervisor = Supervisor(config, reload, listeners, workers, notifier, api=api, admin=admin)
+        return await supervisor.run(announce)
 
     return asyncio.run(supervise())

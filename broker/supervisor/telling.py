@@ -49,9 +49,9 @@ def warn(config: Config, advice: Iterable[str] = ()) -> None:
         log.warning("setting is unsafe", setting=key, why=why)
 
 
-def accepting(listen: str, api: str | None) -> None:
+def accepting(listen: str, api: str | None, admin: str | None) -> None:
     """Everything is open, at these addresses."""
-    log.info("broker accepts", listen=listen, api=api, seconds=_since_start())
+    log.info("broker accepts", listen=listen, api=api, admin=admin, seconds=_since_start())
 
 
 def reloaded(before: Config, after: Config, waits: Sequence[Waits], *, api_closed: bool) -> None:

@@ -46,7 +46,15 @@ OWN_FOLDER = tempfile.TemporaryDirectory(prefix="wsb-")
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-    return {**kept, "TMPDIR": OWN_FOLDER.name, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", **more}
+    return {
+        **kept,
+        "TMPDIR": OWN_FOLDER.name,
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": "100",
+        # Brokers of tests run beside each other; one whose admin port is looked at says --admin-listen.
+        "WSBROKER_ADMIN_LISTEN": "",
+        **more,
+    }
 
 
 def run(
@@ -118,10 +126,18 @@ class Served:
     @property
     def api_url(self) -> str:
         """Where it says that its HTTP API is."""
+        return self._named(r"(http://\S+)/v1/")
+
+    @property
+    def admin_url(self) -> str:
+        """Where it says that its metrics are, without their path. It has to be told --admin-listen."""
+        return self._named(r"(http://\S+)/metrics$")
+
+    def _named(self, pattern: str) -> str:
         assert self.process.stdout is not None
-        while not (found := re.search(r"(http://\S+)/v1/", "\n".join(self.lines))):
+        while not (found := re.search(pattern, "\n".join(self.lines), re.MULTILINE)):
             line = self.process.stdout.readline()
-            assert line, f"it named no API: {self.lines}"
+            assert line, f"it named no {pattern}: {self.lines}"
             self.lines.append(line.rstrip("\n"))
         return found[1]
 

@@ -116,7 +116,7 @@ def test_what_is_shown_as_toml_is_the_same_configuration_again(tmp_path: Path) -
     result = run("show-config", "--dev", "--history", "5", WSBROKER_SERVER_EXTRA_CHANNEL_CHARACTERS='/"\\é')
     again = tmp_path / "again.toml"
     again.write_text(result.output)
-    extra = {"server.dev": True, "server.extra_channel_characters": '/"\\é'}
+    extra = {"server.dev": True, "server.extra_channel_characters": '/"\\é', "admin.listen": ""}
     assert load(again) == load(None, extra, 5)
 
 

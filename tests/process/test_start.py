@@ -44,7 +44,7 @@ def test_a_second_broker_on_the_port_does_not_start_and_the_first_goes_on() -> N
     ("arguments", "helpful"),
     [
         (["--frob"], "No such option '--frob'"),
-        (["--lisen", "127.0.0.1:1"], "Did you mean one of: '--api-listen', '--listen'?"),
+        (["--lisen", "127.0.0.1:1"], "Did you mean one of: '--admin-listen', '--api-listen', '--listen'?"),
         (["--workers", "two"], "'two' is neither a number nor auto"),
         (["--workers", "-1"], "'-1' is neither a number nor auto"),
         (["extra"], "unexpected extra argument"),

@@ -288,7 +288,7 @@ def test_a_second_broker_in_development_needs_one_other_port_not_two(listen: str
     flags = {"server.dev": True, "server.listen": listen, "server.dev_on_any_address": True}
     assert load(None, flags).api.listen == api
     assert load(None, {**flags, "api.listen": "127.0.0.1:7"}).api.listen == "127.0.0.1:7"
-    assert load(None, {"server.listen": "127.0.0.1:9000"}).api.listen == "127.0.0.1:8001"
+    assert load(None, {"server.listen": "127.0.0.1:8080"}).api.listen == "127.0.0.1:8001"
 
 
 def test_a_relative_path_in_a_file_is_read_beside_the_file_wherever_the_broker_is_started(write: Write) -> None:

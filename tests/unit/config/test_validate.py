@@ -20,6 +20,9 @@ CASES: list[tuple[dict[str, object], str]] = [
     # Addresses and proxies.
     ({"api.listen": "8001"}, "api.listen: '8001' is not HOST:PORT"),
     ({"api.listen": "127.0.0.1:8000"}, "api.listen: is server.listen already"),
+    ({"admin.listen": "9000"}, "admin.listen: '9000' is not HOST:PORT"),
+    ({"admin.listen": "127.0.0.1:8000"}, "admin.listen: is server.listen already; take another port"),
+    ({"admin.listen": "127.0.0.1:8001"}, "admin.listen: is api.listen already; take another port"),
     ({"api.hosts": ["https://a.example"]}, "api.hosts[0]: 'https://a.example' is not HOST or HOST:PORT"),
     ({"api.hosts": ["a.example", "a.example:99999"]}, "api.hosts[1]: "),
     ({"api.hosts": [""]}, "api.hosts[0]: "),

@@ -4,11 +4,13 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from broker.config.load import load
 from broker.config.schema import Config
+from broker.supervisor import listeners
 from broker.supervisor.listeners import ListenError, listeners_for, open_listeners
 from tests.log_lines import lines
 
@@ -155,7 +157,9 @@ def test_what_the_system_refuses_is_explained(number: int, text: str, monkeypatc
 
 def with_api(listen: str) -> Config:
     key = {"api.keys.shop": {"sha256": "a" * 64}}
-    return load(None, {"server.dev": True, "server.listen": "127.0.0.1:0", "api.listen": listen, **key})
+    return load(
+        None, {"server.dev": True, "server.listen": "127.0.0.1:0", "api.listen": listen, "admin.listen": "", **key}
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,8 +181,74 @@ def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> No
     with socket.socket() as holder:  # nobody could open it, and nobody tries
         holder.bind(("127.0.0.1", 0))
         holder.listen(1)
-        config = load(None, {"server.listen": "127.0.0.1:0", "api.listen": f"127.0.0.1:{port_of(holder)}"})
+        settings = {"server.listen": "127.0.0.1:0", "api.listen": f"127.0.0.1:{port_of(holder)}", "admin.listen": ""}
+        config = load(None, settings)
         found = listeners_for(config, 1)
         for one in found.clients:
             stack.enter_context(one)
         assert found.api is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("", ["without TLS", "server.origins is empty, so no page may connect"]),
+        ('origins = ["https://www.example.com"]', ["without TLS"]),
+        ('origins = ["*"]', ["without TLS", "every page of the web"]),
+        ("dev = true\ndev_on_any_address = true", ["without TLS", "everything here is open"]),
+    ],
+)
+def test_whoever_listens_for_others_is_told_what_they_can_do(
+    settings: str, said: list[str], tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broker.toml").write_text(f'[server]\nlisten = "0.0.0.0:0"\n{settings}\n[admin]\nlisten = ""\n')
+    for listener in listeners_for(load(tmp_path / "broker.toml"), 1).clients:
+        stack.enter_context(listener)
+    warnings = [line["why"] for line in lines(caplog.text) if line["level"] == "warning"]
+    assert len(warnings) == len(said)
+    assert all(part in line for part, line in zip(said, warnings, strict=True)), warnings
+
+
+def test_whoever_listens_on_this_machine_only_is_not_warned(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(None, {"server.listen": "127.0.0.1:0", "admin.listen": ""})
+    for listener in listeners_for(config, 1).clients:
+        stack.enter_context(listener)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def admin_on(port: int, *, dev: bool = False) -> Config:
+    listen = {"server.listen": "127.0.0.1:0", "admin.listen": f"127.0.0.1:{port}"}
+    return load(None, {**listen, "server.dev": dev})
+
+
+def test_an_admin_port_in_use_is_said_by_its_setting_and_nothing_stays_open(stack: ExitStack) -> None:
+    port = port_of(other(stack))
+    with pytest.raises(ListenError) as caught:  # a socket that stayed open would be a ResourceWarning
+        listeners_for(admin_on(port), 2)
+    said = str(caught.value)
+    assert said.startswith(f"admin.listen: 127.0.0.1:{port} is in use; see who holds it with `ss -ltnp")
+    assert said.endswith('or take another port with --admin-listen, or "" for no admin port')
+
+
+def test_in_development_an_admin_port_that_nobody_asked_for_gives_way(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default port is this test's here: the real one may be somebody's."""
+    port = port_of(other(stack))
+    config = admin_on(port, dev=True)
+    with pytest.raises(ListenError, match=r"^admin.listen: "):
+        listeners_for(config, 1)
+    monkeypatch.setattr(listeners, "Admin", lambda: config.admin)
+    caplog.set_level("INFO")
+    found = listeners_for(config, 1)
+    stack.callback(found.close)
+    assert found.admin is not None
+    assert port_of(found.admin) != port
+    assert f"127.0.0.1:{port} is in use" in caplog.text
+    assert "admin port takes another port" in caplog.text
+
+
+def test_without_an_address_there_is_no_admin_port(stack: ExitStack) -> None:
+    found = listeners_for(load(None, {"server.listen": "127.0.0.1:0", "admin.listen": ""}), 1)
+    stack.callback(found.close)
+    assert found.admin is None

@@ -27,6 +27,7 @@ class FakeChild:
         self.ready_since: float | None = None
         self.heard: list[int] = []
         self.deaf = deaf
+        self.stuck = False
 
     def accept(self, since: float) -> None:
         self.ready_since = since
