@@ -96,9 +96,10 @@ def test_an_example_of_the_help_does_what_it_is_shown_for(example: str, world: W
         shutil.copytree(world.site.folder / "keys", folder / "keys")
     line = example.replace("ws-broker ", " ".join(COMMAND) + " ")
     line = line.replace("/etc/" + " ".join(COMMAND), "/etc/ws-broker").replace("/etc/ws-broker/", "")
-    if re.search(r"\b(sessions|disconnect|channels)\b", example):
+    if re.search(r"\b(sessions|disconnect|channels|top)\b", example):
         headers = {"Authorization": f"Bearer {world.site.token()}"}
         with connect(world.broker.url, additional_headers=headers, subprotocols=[Subprotocol("room.42")]):
+            world.publish("room.42")  # something for `top`
             runs(line, world, folder)
     elif "subscribe " in example and "token" not in example:
         with world.speaking():

@@ -20,7 +20,7 @@ from tests.integration.calling import KEY, serving_api
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 25
-OPERATIONS = 11
+OPERATIONS = 13
 
 pytestmark = pytest.mark.blocks_loop
 
