@@ -32,15 +32,18 @@ WITH_ASAN = $(call WITH_BUILD,asan) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 ##@ Use
-.PHONY: run build
+.PHONY: run build dist
 run: build ## build everything and serve the demo page: ws-broker serve --dev
 	$(BIN)/ws-broker serve --dev $(ARGS)
 
 build: $(VENV)/.installed build/release/.built ## build the core, leave .venv/bin/ws-broker
 
+dist: build $(VENV)/.tests ## a wheel for this machine's Python, and the source archive, in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
 ##@ Develop
-.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench
-check: build $(VENV)/.tests ## ruff format, ruff, mypy --strict (broker and tests), architecture
+.PHONY: check format docs-reference test test-debug test-asan test-asan-native fuzz bench loadtest newcomer
+check: build $(VENV)/.loadtest ## ruff format, ruff, mypy --strict (broker, tests, loadtests), architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -50,16 +53,18 @@ format: $(VENV)/.tests ## let ruff format and sort imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs-reference: $(VENV)/.tests ## write the reference in docs/configuration.md from the schema and config/broker.toml
+docs-reference: $(VENV)/.tests ## write what is made from the code: reference in docs/configuration.md, docs/metrics.md, the Grafana board
 	$(BIN)/python -m tests.tools.configuration_reference
+	$(BIN)/python -m tests.tools.metrics_reference
+	$(BIN)/python -m tests.tools.board
 
-test: test-packages build $(VENV)/.tests ## install what tests need and run every test
+test: test-packages build $(VENV)/.loadtest $(VENV)/.docs ## install what tests need and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-debug: test-packages build $(VENV)/.tests build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
+test-debug: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/debug/.built ## the tests on a core with bounds checks and assertions, python -X dev
 	$(call WITH_BUILD,debug) PYTHONDEVMODE=1 $(BIN)/python -m pytest $(ARGS)
 
-test-asan: test-packages build $(VENV)/.tests build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
+test-asan: test-packages build $(VENV)/.loadtest $(VENV)/.docs build/asan/.built ## the tests on a core with AddressSanitizer and UBSan
 	$(WITH_ASAN) $(BIN)/python -m pytest $(ARGS)
 
 test-asan-native: build $(VENV)/.tests build/asan/.built ## only what drives the core directly: units, properties, fuzz corpus
@@ -76,6 +81,25 @@ fuzz: build $(VENV)/.fuzz build/fuzz/.built ## coverage-guided random input, FUZ
 bench: build $(VENV)/.tests ## the benchmark of this repository
 	$(BIN)/python loadtests/bench.py $(ARGS)
 
+loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a report; ARGS="--help" lists scenarios
+	$(BIN)/python -m loadtests.locustfiles.run $(ARGS)
+
+newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
+	@tests/tools/newcomer.sh
+
+##@ Document
+.PHONY: docs docs-serve docs-screenshots
+# Its makers' announcements are no business of this build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs ## build the site of docs/ strictly, into build/site
+	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(VENV)/.docs ## show the site while you write: http://127.0.0.1:8100/
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8100 $(ARGS)
+
+docs-screenshots: test-packages build $(VENV)/.tests ## take the pictures of docs/images/ anew
+	$(BIN)/python -m tests.tools.screenshots
+
 ##@ Keep
 .PHONY: lock clean distclean help build-packages test-packages fuzz-packages
 # Each requirement file is complete with those before it, and pinned to the versions of the one before it.
@@ -83,6 +107,7 @@ LOCKED = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11
 lock: build-packages ## renew requirements/*.txt from pyproject.toml (newest versions, with hashes)
 	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build -o requirements/build.txt
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml -c requirements/build.txt -o requirements/run.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) pyproject.toml --group build --group test --group check -c requirements/build.txt -o requirements/test.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group fuzz -c requirements/test.txt -o requirements/fuzz.txt
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCKED) --group loadtest -c requirements/test.txt -o requirements/loadtest.txt
@@ -113,11 +138,20 @@ fuzz-packages:
 INSTALL = $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r
 
 $(VENV)/.run: requirements/build.txt | build-packages
+	@echo "making $(VENV) and installing what the broker is made with, about half a minute"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) $<
 	touch $@
 
 $(VENV)/.tests: requirements/test.txt $(VENV)/.run
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.loadtest: requirements/loadtest.txt $(VENV)/.tests
+	$(INSTALL) $<
+	touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.run
 	$(INSTALL) $<
 	touch $@
 
@@ -131,6 +165,7 @@ $(VENV)/.installed: pyproject.toml setup.py $(VENV)/.run | build/release/.built
 	touch $@
 
 build/release/.built: $(NATIVE_SOURCES) setup.py $(VENV)/.run
+	@echo "compiling the core, about a minute"
 	BROKER_BUILD=release $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 

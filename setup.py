@@ -27,8 +27,10 @@ BUILDS = {
     # For atheris, with clang: the same memory checks, and the coverage that guides mutations.
     "fuzz": ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", "-fsanitize=address,fuzzer-no-link"],
 }
-# Only the init function is exported. Cython generates helpers and variables that a module may not use: not our warning.
+# Only the init function is exported. Cython generates helpers and variables that a module may not use, loops whose two
+# counters differ in sign, and values that gcc cannot see set: not our warnings, and pages of them for a first build.
 COMMON = ["-fvisibility=hidden", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
+COMMON += ["-Wno-sign-compare", "-Wno-maybe-uninitialized"]
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 

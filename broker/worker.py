@@ -6,7 +6,6 @@ Called by the command line, or by what a supervisor starts, with listening socke
 
 import asyncio
 import gc
-import logging
 import resource
 import signal
 import socket
@@ -17,6 +16,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from broker import log as logs
 from broker.api.worker import Api, Tally
 from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
@@ -38,6 +38,7 @@ from broker.gateway.identifying import Identifying
 from broker.gateway.identities import Identities
 from broker.gateway.opening import Authority, Opening
 from broker.gateway.refusals import Refusals, native_closes, served
+from broker.gateway.sessionlog import session_log
 from broker.gauges import Gauges
 from broker.native import _counters
 from broker.native._histogram import observe
@@ -50,7 +51,7 @@ from broker.protocol.names import NameRule
 from broker.protocol.offer import OfferRules
 from broker.web.pages import load_pages
 
-log = logging.getLogger(__name__)
+log = logs.get_logger(__name__, limited=False)
 
 # File descriptors kept for everything that is not a client: listeners, poller, logs, links.
 RESERVED_FDS = 64
@@ -200,6 +201,7 @@ class Worker:
         self.gateway.commands = Commands(self.reactor, self.node, rules, self.gatekeeper, identifying)
 
         self.gateway.opening.on_refused = self.gateway.admission.failed
+        self.gateway.opening.sessions = session_log(config.log, self.reactor)
         has_holdings = self.node.holdings() is not None
         self._gauges = Gauges(
             table,
@@ -239,6 +241,7 @@ class Worker:
         self.gatekeeper.reload(origins, config.auth)
         self.expiry.auth = config.auth
         self.gateway.opening.reload(origins, _refusals(config))
+        self.gateway.opening.sessions = session_log(config.log, self.reactor)
         if self.api is not None:
             self.api.reload(config)
 
@@ -249,6 +252,7 @@ class Worker:
         self._tick_due = now + SWEEP_SECONDS
         self._ticking = self._loop.call_at(self._tick_due, self._tick)
         self.node.interests.sweep()
+        logs.tell_suppressed()
 
     def _expire(self) -> None:
         self._expiring = self._loop.call_later(TICK_SECONDS, self._expire)
@@ -295,6 +299,8 @@ class Worker:
         settings = self._config.drain
         if delay and settings.delay_seconds:
             await _waited(hasten, settings.delay_seconds)
+        begun = self._loop.time()
+        log.info("drain begins", connections=self.reactor.connections, window_seconds=settings.window_seconds)
         self._let_go()
         until = self._loop.time() + SUCCESSION_SECONDS
         while self.succeeded and not self._only_sessions and not hasten.is_set() and self._loop.time() < until:  # noqa: ASYNC110
@@ -322,6 +328,8 @@ class Worker:
             await self.api.stop(hasten)
         if self._next_beat is not None:
             self._next_beat.cancel()
+        seconds = round(self._loop.time() - begun, 3)
+        log.info("drain ended", seconds=seconds, cut=self.reactor.connections, hastened=hasten.is_set())
         self.gateway.cancel_all()
         for timer in (self._ticking, self._expiring):
             if timer is not None:
@@ -422,7 +430,9 @@ async def serve(
     if on_reload is not None:
         loop.add_signal_handler(signal.SIGHUP, renew.set)
     counters = bytearray(8 * _counters.SIZE) if counters is None else counters
-    identities = Identities(config, Count(counters))
+    count = Count(counters)
+    logs.count_suppressed(partial(count, "n_log_suppressed"))
+    identities = Identities(config, count)
     await identities.start()
     worker = Worker(
         config,

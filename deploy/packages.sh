@@ -15,6 +15,13 @@ if [ "$(uname -s)" != Linux ]; then
     exit 1
 fi
 
+# The manifests of deploy/kubernetes are rendered by the real kustomize; kubectl 1.27 and newer have one of version 5.
+built=$(dirname "$0")/../build/tools/kustomize
+has_kustomize() {
+    [ -x "$built" ] || command -v kustomize >/dev/null ||
+        kubectl version --client 2>/dev/null | grep -q '^Kustomize Version: v[5-9]'
+}
+
 # One package a line that is missing, in the names of Debian and Ubuntu.
 missing() {
     if command -v "$python" >/dev/null; then
@@ -36,10 +43,24 @@ PYTHON_CODE
             command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
             # What the command line's help and documentation show goes through pipes of both.
             command -v curl >/dev/null || echo curl
+            # It judges the units of deploy/systemd, and brings the library of their system call filter.
+            command -v systemd-analyze >/dev/null || echo systemd
             command -v jq >/dev/null || echo jq
             # The recipes of docs/browser.md run with the real packages.
             command -v node >/dev/null || echo nodejs
-            command -v npm >/dev/null || echo npm ;;
+            command -v npm >/dev/null || echo npm
+            # Samples of docs/publishing.md.
+            command -v ruby >/dev/null || echo ruby
+            command -v php >/dev/null || echo php-cli
+            # The files of deploy/proxy are started as they are.
+            PATH=$PATH:/usr/sbin command -v nginx >/dev/null || echo nginx
+            PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || echo haproxy
+            # promtool for the alerts; the server itself scrapes a broker. (In a container its service is not started.)
+            command -v prometheus >/dev/null || echo prometheus
+            # Debian 13's kubectl has a kustomize that is new enough; the one of Debian 12 has not.
+            if ! has_kustomize && ! command -v go >/dev/null && grep -qs '^VERSION_ID="1[3-9]"' /etc/os-release; then
+                echo kubernetes-client
+            fi ;;
         fuzz) command -v clang >/dev/null || echo clang ;;
     esac
 }
@@ -68,6 +89,15 @@ if [ -n "$needed" ]; then
         echo "still missing after the installation: $needed" >&2
         exit 1
     fi
+fi
+
+if [ "$purpose" = test ] && ! has_kustomize; then
+    if ! command -v go >/dev/null; then
+        echo "missing: kubectl 1.27 or newer, or kustomize 5: https://kubernetes.io/docs/tasks/tools/ (or Go, to build it)" >&2
+        exit 1
+    fi
+    echo "building kustomize with Go, once: a minute"
+    GOBIN=$(realpath -m "$built/..") go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 fi
 
 "$python" - <<'PYTHON_CODE'

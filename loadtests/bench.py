@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loadtests import acked, beside, churn, http_publish, resume, stalled, tiny, token_connect
+from loadtests import acked, beside, churn, footprint, http_publish, resume, stalled, tiny, token_connect
 from loadtests.report import Progress, Result, document, machine, table, to_stderr
 from loadtests.server import BenchError, cpu_sets
 
@@ -34,10 +34,11 @@ scenarios:
   http_publish
             publishes through one keep-alive connection, one by one and in batches of 100, beside nchan's
             publisher endpoint: batches at most 10 us of CPU for each message
+  footprint memory of an idle connection of each kind, CPU of a delivery: no goals, for sizing
   acked     20 000 publishes through two workers in turns, under load: never reversed
 
 examples:
-  make bench                                everything, about nine minutes
+  make bench                                everything, about ten minutes
   make bench ARGS="beside tiny"             some scenarios
   make bench ARGS="--quick"                 everything in seconds, to see that it works
   make bench ARGS="--full resume"           1 000 000 messages to 100 subscribers; see docs/performance.md
@@ -62,6 +63,7 @@ def scenarios(quick: bool, scale: float, full: bool = False) -> dict[str, Run]:
             acked.NAME: lambda progress: acked.run(acked.QUICK, progress),
             token_connect.NAME: lambda progress: token_connect.run(token_connect.QUICK, progress),
             http_publish.NAME: lambda progress: http_publish.run(http_publish.QUICK, progress),
+            footprint.NAME: lambda progress: footprint.run(footprint.QUICK, progress),
         }
     return {
         beside.NAME: lambda progress: beside.run(beside.scaled(scale), progress),
@@ -72,6 +74,7 @@ def scenarios(quick: bool, scale: float, full: bool = False) -> dict[str, Run]:
         acked.NAME: lambda progress: acked.run(acked.scaled(scale), progress),
         token_connect.NAME: lambda progress: token_connect.run(token_connect.scaled(scale), progress),
         http_publish.NAME: lambda progress: http_publish.run(http_publish.scaled(scale), progress),
+        footprint.NAME: lambda progress: footprint.run(footprint.scaled(scale), progress),
     }
 
 
@@ -93,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    modules = (beside, tiny, stalled, churn, resume, acked, token_connect, http_publish)
+    modules = (beside, tiny, stalled, churn, resume, acked, token_connect, http_publish, footprint)
     titles = {module.NAME: module.TITLE for module in modules}
     parser.add_argument("scenario", nargs="*", help="which ones [default: all]")
     parser.add_argument(

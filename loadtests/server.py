@@ -28,7 +28,8 @@ _ADDRESS = re.compile(rb"http://([0-9.]+):(\d+)/")
 # The line that --dev prints for a shell: the key of this run, and where the HTTP API is.
 _API = re.compile(rb"Bearer ([^' ]+)'.* http://([0-9.]+):(\d+)/v1/")
 STATE = '[server]\nstate_directory = "{folder}"\n'
-_INFORMATION = re.compile(r"\S+ \S+ INFO ")
+# What a broker with --dev says anyway.
+_INFORMATION = re.compile(r'\{"ts": "\S+", "level": ("info"|"warning", "event": "setting is unsafe")')
 # Clients count bytes of frames that all have one size; a ping would be two bytes that belong to no message.
 NO_PINGS = "[limits]\nping_seconds = 3600.0\n"
 

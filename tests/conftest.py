@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from broker.log.lines import formatter
+
 NATIVE_BUILD = os.environ.get("BROKER_NATIVE_BUILD", "release")
 
 # No deadline per example: the machine is shared and the sanitizers are slow; the per-test timeout bounds the whole.
@@ -68,3 +70,10 @@ def blocking_call_detector(request: pytest.FixtureRequest, monkeypatch: pytest.M
     ):
         call = getattr(owner, name)
         monkeypatch.setattr(owner, name, refuse_on_a_loop(call, f"{owner.__name__}.{name}"))
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """`caplog.text` is what stands on standard error, fields and exceptions included."""
+    caplog.handler.setFormatter(formatter("json", "test"))
+    return caplog

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUPS = PROJECT["dependency-groups"]
 LOCKS = {
+    "run": PROJECT["project"]["dependencies"],
     "build": [*PROJECT["project"]["dependencies"], *GROUPS["build"]],
     "test": [*PROJECT["project"]["dependencies"], *GROUPS["build"], *GROUPS["test"], *GROUPS["check"]],
     "fuzz": GROUPS["fuzz"],
@@ -54,7 +55,7 @@ def test_a_lock_file_covers_its_groups_with_hashes_and_names_no_host(lock: str) 
 
 def test_lock_files_agree_so_that_they_install_into_one_environment() -> None:
     pins = {name: entry.split()[0] for name, entry in locked("test").items()}
-    for lock in ("build", "fuzz", "loadtest", "docs"):
+    for lock in ("run", "build", "fuzz", "loadtest", "docs"):
         other = {name: entry.split()[0] for name, entry in locked(lock).items() if name in pins}
         assert other == {name: pins[name] for name in other}
 

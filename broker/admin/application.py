@@ -4,7 +4,6 @@ No key and any Host: a kubelet asks by the pod's address, and there are only num
 framework; what a broker without an API would load for one is 10 MB.
 """
 
-import logging
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, make_asgi_app
@@ -12,8 +11,9 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from broker.admin.health import Health, Verdict, live, ready
 from broker.api.front import Message, Receive, Scope, Send, respond
 from broker.api.problems import Problem
+from broker.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 # What prometheus_client reads of a request; it decodes every header, and a stranger's need not be text.
@@ -35,7 +35,7 @@ class AdminApplication:
         except Problem as problem:
             await _refuse(send, problem)
         except Exception:
-            log.exception("a request of the admin port failed")
+            log.exception("request of the admin port failed")
             await _refuse(send, Problem("internal_error"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,6 @@ injection and response objects, which cost more than the publish itself; what it
 document. Here, too, is the one place where an error becomes a problem document, and where answers are counted.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,9 +12,11 @@ from typing import Any
 from broker.api.access import Access, Headers
 from broker.api.problems import Problem
 from broker.api.publishing import Publishing
+from broker.api.requestlog import RequestLog
+from broker.log import get_logger
 from broker.protocol.names import percent_decode
 
-log = logging.getLogger("broker.api")
+log = get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -56,10 +57,20 @@ class Front:
         self._max_body_bytes = max_body_bytes
         self._on_answer = on_answer
         self._on_done = on_done
+        self.requests: RequestLog | None = None
+
+    def log_requests(self, wanted: bool) -> None:
+        self.requests = RequestLog(_route) if wanted else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if self.requests is not None:
+            await self.requests.follow(self._timed, scope, receive, send)
+        else:
+            await self._timed(scope, receive, send)
+
+    async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_ns = time.monotonic_ns()
         try:
             await self._answer(scope, receive, send)
@@ -69,7 +80,7 @@ class Front:
             pass
         except Exception:
             # Neither path nor headers: they are a stranger's text.
-            log.exception("a request of the HTTP API failed")
+            log.exception("request of the API failed")
             await self._refuse(send, Problem("internal_error"))
         finally:
             self._on_done(time.monotonic_ns() - began_ns)
@@ -87,7 +98,7 @@ class Front:
         if path == DOCUMENT_PATH and method in ("GET", "HEAD"):
             body = self._document
         else:
-            key = self._access.key(headers)
+            key = scope["key"] = self._access.key(headers)
             if path == PUBLISH_PATH:
                 if method != "POST":
                     raise Problem("method_not_allowed", headers=((b"allow", b"POST"),))
@@ -101,7 +112,6 @@ class Front:
                 raise Problem("not_found")
             else:
                 scope["path"] = path
-                scope["key"] = key
                 await self._application(scope, receive, self._counting(send))
                 return
         self._on_answer(200)
@@ -166,6 +176,20 @@ async def respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _route(scope: Scope) -> str | None:
+    """The path with names in the place of what a client chose; None: of no route."""
+    template: str | None = scope.get("path_template")
+    if template:
+        return template
+    path = scope["raw_path"].decode("ascii", "replace")
+    if path in (PUBLISH_PATH, DOCUMENT_PATH):
+        return str(path)
+    channel = path[len(_CHANNELS) : -len(_MESSAGES)]
+    if path.startswith(_CHANNELS) and path.endswith(_MESSAGES) and channel and "/" not in channel:
+        return f"{_CHANNELS}{{channel}}{_MESSAGES}"
+    return None
 
 
 def decoded(segment: str, code: str) -> str:

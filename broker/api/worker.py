@@ -71,7 +71,7 @@ class Api:
         names = NameRule(config.server.extra_channel_characters)
         app, document = application(reading, directory, names, config.api.max_body_bytes)
         self._access = Access(config.api, tally.unknown_key)
-        front = Front(
+        front = self._front = Front(
             self._access,
             publishing,
             app,  # type: ignore[arg-type]  # Litestar's ASGI types name every message
@@ -88,7 +88,9 @@ class Api:
             limits.max_headers,
             api.max_connections,
         )
-        self._server = ApiServer(front, bounds, self._backlog, tally.answered)
+        self._server = ApiServer(front, bounds, self._backlog, self._refused)
+        self._tally = tally
+        front.log_requests(config.log.access)
 
     async def start(self) -> None:
         await self._server.start(self._listener)
@@ -98,8 +100,14 @@ class Api:
         return self._publishing.waiting
 
     def reload(self, config: Config) -> None:
-        """What of `config.api` broker.config.reload lists as NOW."""
+        """What broker.config.reload lists as NOW, of `config.api` and of the log."""
         self._access.reload(config.api)
+        self._front.log_requests(config.log.access)
+
+    def _refused(self, status: int) -> None:
+        self._tally.answered(status)
+        if self._front.requests is not None:
+            self._front.requests.refused(status)
 
     def let_go(self, take: bool) -> None:
         """`take`: nobody else serves what waits in the listener, and whoever closes it last resets that."""

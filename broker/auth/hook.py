@@ -5,7 +5,6 @@ in time, no room to wait, and anything but a well-formed 200 or a 401 or 403 is 
 """
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -22,8 +21,9 @@ from broker.auth.identity import AuthError, Identity
 from broker.auth.settings import LoadedHook, load_hook
 from broker.config.schema import Hook as Settings
 from broker.config.schema import Limits
+from broker.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 REFUSED = "the site does not let this client in"
 UNAVAILABLE = "the site cannot be asked at the moment"
@@ -205,7 +205,7 @@ class Hook:
     def _failed(self, why: str) -> Verdict:
         """`why` is ours: of the answer itself nothing is logged."""
         self._count("n_hook_failed")
-        log.warning("hook: %s; the client is refused with 503", why)
+        log.warning("hook gave no verdict", why=why)
         return Verdict(None, "overloaded", UNAVAILABLE)
 
     async def _post(self, question: _Question) -> Verdict:

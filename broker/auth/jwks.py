@@ -7,7 +7,6 @@ URL is the configuration's (CVE-2026-32301). A set that was never fetched verifi
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,8 +17,9 @@ import msgspec
 from broker.auth.fetch import FetchError, fetch, make_client
 from broker.auth.keys import VerifyKey, public_key_of_jwk
 from broker.config.schema import Auth, AuthKey
+from broker.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # After a failure the next fetch is due in this long, then twice as long each time, at most jwks_refresh_seconds.
 FIRST_RETRY_SECONDS = 1.0
@@ -49,7 +49,7 @@ def read_set(name: str, table: AuthKey, data: bytes) -> tuple[VerifyKey, ...]:
         try:
             found.append(VerifyKey(name, table, kid, public_key_of_jwk(table.algorithm, jwk)))
         except ValueError as error:
-            log.debug("key set %s: a key is passed over: it %s", name, error)
+            log.debug("key of a key set is passed over", key_set=name, why=f"it {error}")
     if not found:
         raise FetchError(f"the set has no key for {table.algorithm}" + (" of this kid" if table.kid else ""))
     return tuple(found)
@@ -194,11 +194,11 @@ class KeySets:
         except FetchError as error:
             self._count("n_key_fetches_failed")
             then = "the last one is used on" if source.keys is not None else "tokens that need it are refused"
-            log.warning("key set %s could not be fetched: %s; %s, and it is tried again", source.name, error, then)
+            log.warning("key set could not be fetched", key_set=source.name, error=str(error), until_then=then)
             return False
         before = {key.fingerprint for key in source.keys or ()}
         source.keys = keys
         if {key.fingerprint for key in keys} != before:
-            log.info("key set %s: %d keys", source.name, len(keys))
+            log.info("key set has changed", key_set=source.name, keys=len(keys))
             self._on_change()
         return True

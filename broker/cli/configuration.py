@@ -4,7 +4,6 @@ What these three read is the same: file, environment, flags, and then what a sta
 """
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -13,14 +12,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from broker.cli.ends import EXIT_USAGE
+from broker.cli.ends import EXIT_USAGE, say
 from broker.config.errors import ConfigError
 from broker.config.load import Loaded, load_with_sources
 from broker.config.schema import Config
 from broker.config.show import as_json, as_toml
-from broker.config.validate import Check, nobody_could_connect
-
-log = logging.getLogger(__name__)
+from broker.config.validate import Advice, Check, nobody_could_connect
 
 # Flags by the keys they set.
 _FLAGS = {
@@ -31,6 +28,7 @@ _FLAGS = {
     "api.listen": "--api-listen",
     "admin.listen": "--admin-listen",
     "api.keys.dev": "--dev",
+    "log.level": "--verbose",
 }
 
 
@@ -52,7 +50,7 @@ class Asked(NamedTuple):
             return self.read(more)
         except ConfigError as error:
             for problem in error.problems:
-                click.echo(f"ws-broker: {problem}", err=True)
+                say(problem)
             raise SystemExit(EXIT_USAGE) from None
 
 
@@ -76,8 +74,7 @@ def _keys_and_secrets(config: Config) -> Iterable[str]:
         from broker.auth.settings import check
 
         try:
-            for warning in check(config):
-                log.warning("%s", warning)
+            yield from map(Advice, check(config))
         except ConfigError as error:
             yield from error.problems
 
@@ -177,6 +174,14 @@ def configuration_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_asked
 
 
+def _read(asked: Asked) -> Loaded:
+    """Says on standard error, for people, what `serve` logs."""
+    loaded = asked.read_or_end()
+    for line in loaded.advice:
+        say(f"warning: {line}")
+    return loaded
+
+
 @click.command("check-config")
 @configuration_options
 def check_config(asked: Asked) -> None:
@@ -190,7 +195,7 @@ def check_config(asked: Asked) -> None:
       ws-broker check-config --config /etc/ws-broker/broker.toml
       WSBROKER_SERVER_WORKERS=auto ws-broker check-config --dev
     """
-    click.echo(summary(asked.read_or_end().config))
+    click.echo(summary(_read(asked).config))
 
 
 def summary(config: Config) -> str:
@@ -234,7 +239,7 @@ def show_config(asked: Asked, form: str) -> None:
       ws-broker show-config --config broker.toml | grep -v '# default$'
       ws-broker show-config --dev --format json | jq .server.listen
     """
-    loaded = asked.read_or_end()
+    loaded = _read(asked)
     if form == "toml":
         click.echo(as_toml(loaded), nl=False)
     else:

@@ -88,8 +88,8 @@ def announced(
     if NAME not in config.api.keys or api_address is None:
         yield []
         return
-    api_url = f"http://{_reachable(*api_address[:2])}"
-    with key.held(api_url, f"ws://{_reachable(*address[:2])}/ws") as found:
+    api_url = f"http://{reachable(*api_address[:2])}"
+    with key.held(api_url, f"ws://{reachable(*address[:2])}/ws") as found:
         lines = [
             "publish from a shell, with the key of this run:",
             f"  curl -H 'Authorization: Bearer {key.text}' -d 'hello' {api_url}/v1/channels/news/messages",
@@ -99,7 +99,7 @@ def announced(
         yield lines
 
 
-def _reachable(host: str, port: int) -> str:
+def reachable(host: str, port: int) -> str:
     """HOST:PORT for a URL; where every address is listened on, that of this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -6,7 +6,7 @@ import click
 
 from broker import __version__
 from broker.cli.configuration import Asked, configuration_options
-from broker.cli.devkey import DevKey, announced, with_key
+from broker.cli.devkey import DevKey, announced, reachable, with_key
 from broker.cli.ends import EXIT_USAGE, check_system, end
 from broker.config.errors import ConfigError
 from broker.config.schema import Config
@@ -34,13 +34,16 @@ def serve(asked: Asked, verbose: bool) -> None:
 
 
 def _serve(asked: Asked, verbose: bool) -> None:
+    from broker import log
+    from broker.supervisor import telling
     from broker.supervisor.alone import run as alone
-    from broker.supervisor.child import configure_logging
     from broker.supervisor.cpus import usable_cpus
     from broker.supervisor.listeners import ListenError, exposures, listeners_for
     from broker.supervisor.notify import Notifier
     from broker.supervisor.supervisor import run as supervise
 
+    if verbose:
+        asked = asked._replace(overrides={**asked.overrides, "log.level": "debug"})
     dev_key = DevKey()
 
     def read_again() -> Config:
@@ -51,15 +54,17 @@ def _serve(asked: Asked, verbose: bool) -> None:
         return with_key(config, dev_key)
 
     try:
-        config = with_key(asked.read_or_end().config, dev_key)
+        loaded = asked.read_or_end()
+        config = with_key(loaded.config, dev_key)
     except ConfigError as error:
         end(str(error), EXIT_USAGE)
-    configure_logging(verbose)
     workers = usable_cpus() if config.server.workers == "auto" else config.server.workers
+    log.configure("broker" if workers == 1 else "supervisor", config.log)
     try:
         listeners = listeners_for(config, workers)
     except ListenError as error:
         end(str(error))
+    telling.starting(config, None if asked.file is None else str(asked.file), workers, loaded.advice)
     notifier = Notifier.from_environment()
     clients, api, admin = listeners
     address = clients[0].getsockname()
@@ -68,12 +73,20 @@ def _serve(asked: Asked, verbose: bool) -> None:
         def announce() -> None:
             if admin is not None:
                 lines.append(f"metrics: http://{_host_port(admin.getsockname())}/metrics")
-            _announce(config, address, None if api is None else api.getsockname(), lines)
+            where = None if api is None else api.getsockname()
+            _announce(config, address, where, lines)
+            telling.accepting(
+                _host_port(address),
+                None if where is None else _host_port(where),
+                None if admin is None else _host_port(admin.getsockname()),
+            )
 
         if workers == 1:
             alone(config, read_again, clients, notifier, announce, api=api, admin=admin)
+            telling.stopped()
             return
-        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, admin=admin, verbose=verbose)
+        why = supervise(config, read_again, clients, workers, notifier, announce, api=api, admin=admin)
+        telling.stopped()
     if why is not None:
         end(why)
 
@@ -81,6 +94,7 @@ def _serve(asked: Asked, verbose: bool) -> None:
 def _announce(config: Config, address: tuple[str, int], api: tuple[str, int] | None, more: list[str]) -> None:
     where = _host_port(address)
     if config.server.dev:
+        where = reachable(*address[:2])  # a page at http://0.0.0.0 could not connect
         click.echo(f"ws-broker {__version__} serves --dev: open http://{where}/ in two tabs")
         click.echo(f'from a page of this machine: new WebSocket("ws://{where}/ws", ["news"])')
     else:

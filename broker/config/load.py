@@ -17,7 +17,7 @@ from broker.config.environment import read_environment, strangers
 from broker.config.errors import ConfigError
 from broker.config.schema import Config, Server, Workers
 from broker.config.sources import DEV, NAMED, Layers, Path, Source, dotted
-from broker.config.validate import Check, Fault, contradictions
+from broker.config.validate import Advice, Check, Fault, contradictions
 from broker.config.values import next_to
 
 # What is different with server.dev unless it is set: who develops does not wait for a server to end.
@@ -34,10 +34,11 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A configuration, and for each value that is not the default: who set it."""
+    """A configuration, for each value that is not the default who set it, and what could be safer in it."""
 
     config: Config
     sources: dict[Path, Source]
+    advice: tuple[str, ...] = ()
 
 
 def load(
@@ -98,14 +99,16 @@ class _Loading:
             self._faults += [fault for fault in contradictions(config) if not wrong & {fault.path, *fault.others}]
         self._problems += map(self._line, self._faults)
         self._problems += strangers(self._environment, _variables_named_by(config))
+        found: list[str] = []
         if readable:
             faults = [fault.path for fault in self._faults]
             for check in checks:
                 if not any(path[: len(need)] == need for path in faults for need in check.needs):
-                    self._problems += _found(check, config)
+                    found += _found(check, config)
+        self._problems += [line for line in found if not isinstance(line, Advice)]
         if self._problems:
             raise ConfigError(self._problems)
-        return Loaded(config, self._layers.sources)
+        return Loaded(config, self._layers.sources, tuple(found))
 
     def _line(self, fault: Fault) -> str:
         source = fault.source or self._layers.source(fault.path)

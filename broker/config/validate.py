@@ -39,9 +39,16 @@ class Fault(NamedTuple):
     source: Source | None = None
 
 
+class Advice(str):
+    """A line of a check about what could be safer. It is no reason not to start."""
+
+    __slots__ = ()
+
+
 class Check(NamedTuple):
-    """What a start looks at beyond the values themselves: the machine, files they name. `find` yields lines, or raises
-    ConfigError with them. `needs`: it is not asked if one of these, or something in it, is wrong already.
+    """What a start looks at beyond the values themselves: the machine, files they name. `find` yields lines, some of
+    them Advice, or raises ConfigError with them. `needs`: it is not asked if one of these, or something in it, is wrong
+    already.
     """
 
     needs: tuple[Path, ...]

@@ -8,7 +8,6 @@ not hold publishers for ever. Whatever was under way then has an unknown outcome
 """
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -21,9 +20,10 @@ from broker.config.schema import Limits
 from broker.engine import wire
 from broker.engine.allowance import Allowance
 from broker.engine.base import EngineError, HistoryRule, Holdings, Joined, Member, Present, Publication, Receipt, Sink
+from broker.log import get_logger
 from broker.native._linked import Linked
 
-log = logging.getLogger("broker.engine")
+log = get_logger(__name__)
 
 # What a kept publication adds to its payload on the way: its channel, its sender, and the numbers.
 ENTRY_BYTES = 256
@@ -123,7 +123,7 @@ class LinkEngine:
             try:
                 await self._connect()
             except (OSError, EngineError, ValueError) as error:
-                log.warning("no link to the engine yet: %s", error)
+                log.warning("no link to the engine", error=str(error))
                 self._native.detach_link()
                 self._close()
                 await asyncio.sleep(pause * random.uniform(0.5, 1))
@@ -133,6 +133,7 @@ class LinkEngine:
             self._links += 1
             self._up = True
             self._first.set()
+            log.info("link to the engine is up", times=self._links)
             for channel, member in self._sink.members():  # before anything that others would miss them in
                 self.enter(channel, member)
             self._sink.linked(self._links > 1)
@@ -175,7 +176,7 @@ class LinkEngine:
         if not waits or heard_of != self._heard_of or now - self._looked > self._late_seconds:
             self._heard, self._heard_of = now, heard_of
         elif self._native.linked and now - self._heard > self._silence_seconds:
-            log.error("the engine has not answered for %.1f s: the link is given up", self._silence_seconds)
+            log.error("engine is silent and its link is given up", seconds=self._silence_seconds)
             self._native.detach_link()
         self._looked = now
 
@@ -315,7 +316,7 @@ class LinkEngine:
         try:
             answer, failed = wire.encode(await self._sink.answer(question)), False
         except Exception:
-            log.exception("a question of another worker failed")
+            log.exception("question of another worker failed")
             answer, failed = b"internal_error", True
         self._native.link_reply(token, answer, failed)
 
@@ -347,7 +348,7 @@ class LinkEngine:
                 turn.set_exception(EngineError("engine_unavailable"))
         self._broken.set()
         if was_up:
-            log.error("the link to the engine broke; publishes are refused until it is back")
+            log.error("link to the engine is lost")
         if unknown:  # also of a link that never came up: raw messages went onto it while it was greeted
             self._sink.outcome_unknown(unknown)
 

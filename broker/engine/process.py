@@ -5,7 +5,6 @@ came. Run by the supervisor's child with a listening Unix socket; it ends when i
 """
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from broker.engine.questions import Questions
 from broker.engine.ring import position_of
 from broker.engine.roll import Clock, Roll
 from broker.engine.snapshot import open_history, save_history
+from broker.log import get_logger
 from broker.native._exchange import Exchange
 
-log = logging.getLogger("broker.engine")
+log = get_logger(__name__)
 
 BEAT_SECONDS = 0.05
 ACCEPT_PAUSE_SECONDS = 0.2
@@ -70,7 +70,7 @@ class EngineProcess:
             except BlockingIOError:
                 return
             except OSError as error:  # no descriptor or memory left: the listener would be reported again at once
-                log.error("no link accepted for %.1f s: %s", ACCEPT_PAUSE_SECONDS, error)
+                log.error("no link is accepted for a moment", seconds=ACCEPT_PAUSE_SECONDS, error=str(error))
                 self._loop.remove_reader(self._listener.fileno())
                 self._accepts = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
                 return
@@ -79,7 +79,7 @@ class EngineProcess:
                 sock.setblocking(False)
                 self._sockets[self.exchange.attach(sock.fileno())] = sock
             except (OSError, ValueError) as error:
-                log.error("a link was refused: %s", error)
+                log.error("link was refused", error=str(error))
                 sock.close()
 
     def _accept_again(self) -> None:
@@ -167,9 +167,9 @@ class EngineProcess:
         if hello.version == wire.VERSION:
             self._links += 1
             self._owners[port] = self._links
-            log.info("process %d is linked", hello.pid)
+            log.info("worker is linked", worker_pid=hello.pid)
         else:
-            log.error("process %d speaks version %d of the link, not %d", hello.pid, hello.version, wire.VERSION)
+            log.error("worker speaks another version", worker_pid=hello.pid, its=hello.version, ours=wire.VERSION)
 
     def on_reply(self, port: int, token: int, payload: bytes, failed: bool) -> None:
         self._questions.answered(port, token, payload, failed)
@@ -187,7 +187,7 @@ class EngineProcess:
         self.exchange.tell_wanting(wire.Verb.MEMBERS, channel, wire.encode(event))
 
     def on_error(self, error: BaseException) -> None:
-        log.error("a link of the engine failed", exc_info=error)
+        log.error("link of a worker failed", exc_info=error)
 
 
 async def serve(

@@ -6,7 +6,6 @@ another version's) means a new epoch and one line in the log, never a start that
 """
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,8 +15,9 @@ import msgspec
 
 from broker.config.schema import Config
 from broker.engine.history import History, State
+from broker.log import get_logger
 
-log = logging.getLogger("broker.engine")
+log = get_logger(__name__, limited=False)
 
 NAME = "history.snapshot"
 # The digit is the version of what follows. Then SHA-256 of the rest.
@@ -46,7 +46,7 @@ def save_history(config: Config, history: History) -> None:
         try:
             save(Path(config.server.state_directory), history.state(), time.time())
         except OSError as error:
-            log.error("the history is lost with this process: %s", error)
+            log.error("history is lost with this process", error=str(error))
 
 
 def save(directory: Path, state: State, now: float) -> None:
@@ -80,7 +80,7 @@ def restore(directory: Path, most_bytes: int, most_seconds: float, clock: Callab
     except FileNotFoundError:
         return None
     except OSError as error:
-        log.warning("the history of the last process is not used: %s: %s", path, error.strerror or error)
+        log.warning("history of the last process is not used", path=str(path), why=error.strerror or str(error))
         return None
     problem = "it is larger than this configuration could have written"
     if len(data) <= most_bytes:
@@ -92,7 +92,7 @@ def restore(directory: Path, most_bytes: int, most_seconds: float, clock: Callab
             problem = f"it is {age:.0f} seconds old"
         else:
             problem = found
-    log.warning("the history of the last process is not used: %s: %s", path, problem)
+    log.warning("history of the last process is not used", path=str(path), why=problem)
     return None
 
 

@@ -5,7 +5,6 @@ The opening asks `admit` once per handshake, the commands ask for what is said i
 does not hold makes nobody, it refuses nothing that everybody may have. Nothing here is logged but words of ours.
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -16,10 +15,11 @@ from broker.auth.origin import OriginRule
 from broker.auth.permissions import Permissions
 from broker.config.schema import Auth
 from broker.gateway.session import Evidence, Session
+from broker.log import get_logger
 from broker.native._request import Request
 from broker.protocol.offer import ChannelRequest, Offer
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Grants that a session gathers from a hook, one subscribe after the other; the oldest give way.
 MOST_GRANTS = 1024
@@ -145,7 +145,7 @@ class Gatekeeper:
         except AuthError as error:
             if error.word == "overloaded":
                 raise
-            log.debug("a cookie holds no token that is valid now: %s", error.text)
+            log.debug("cookie holds no valid token", why=error.text)
             return ANONYMOUS
 
     async def verify(self, token: str) -> Identity:

@@ -4,7 +4,6 @@ The one implementation of the reactor's Handler. It decides nothing itself; it m
 again or found gone, and that an error closes one connection and is logged once.
 """
 
-import logging
 import random
 from collections.abc import Mapping
 
@@ -13,14 +12,15 @@ from broker.gateway.admission import Admission
 from broker.gateway.commands import Commands
 from broker.gateway.driving import Driver
 from broker.gateway.opening import Opening
-from broker.gateway.refusals import CAUSE_OF, Rate, Served, cause_word, close_payload, problem, response
+from broker.gateway.refusals import CAUSE_OF, Rate, Served, close_payload, problem, response
 from broker.gateway.session import Session
+from broker.log import get_logger
 from broker.native._connection import CAUSES
 from broker.native._reactor import Reactor
 from broker.native._request import Request
 from broker.protocol.close_codes import BY_WORD
 
-log = logging.getLogger("broker.gateway")
+log = get_logger(__name__)
 
 WEBSOCKET_PATH = b"/ws"
 
@@ -178,7 +178,8 @@ class Gateway:
             self.reactor.close(conn, close_payload(BY_WORD["internal_error"]), _CALLBACK_ERROR)
 
     def on_closed(self, conn: int, session: object, cause: int) -> None:
-        log.debug("session ended: %s", cause_word(cause))
+        if self.opening.sessions is not None:
+            self.opening.sessions.ended(session, cause)
         if isinstance(session, Session):
             self.commands.ended(session)
 
@@ -186,7 +187,7 @@ class Gateway:
         self.admission.left(address)
 
     def on_error(self, error: BaseException) -> None:
-        log.error("an event of one connection failed", exc_info=error)
+        log.error("event of a connection failed", exc_info=error)
 
     def close_all(self, word: str) -> int:
         """Closes every session with the code of `word`, and turns every unfinished handshake away."""

@@ -4,7 +4,6 @@ The gateway calls `open` for each upgrade. The decision may wait (an identity th
 then stands still, and whoever comes back finds it by its id or not at all.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -16,6 +15,8 @@ from broker.gateway.authority import Grant
 from broker.gateway.expiry import Expiry
 from broker.gateway.refusals import CAUSE_OF, Refusals, close_payload, problem
 from broker.gateway.session import Session, sender_member
+from broker.gateway.sessionlog import SessionLog
+from broker.log import get_logger
 from broker.native._json import check
 from broker.native._reactor import Reactor
 from broker.native._request import Request
@@ -25,7 +26,7 @@ from broker.protocol.close_codes import BY_WORD, CloseCode
 from broker.protocol.errors import ERRORS
 from broker.protocol.offer import ChannelRequest, Offer, OfferError, OfferRules, check_name, read_offer
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 FORMAT_RAW, FORMAT_JSON = 0, 1
 
@@ -80,6 +81,8 @@ class Opening:
         self.on_refused: Callable[[int], None] = lambda conn: None
         self._permissions = permissions or Permissions({})
         self._expiry = expiry
+        # None: nobody wants a line for each session.
+        self.sessions: SessionLog | None = None
 
     def reload(self, origins: OriginRule, refusals: Refusals) -> None:
         """For those who connect from now on; nobody is asked twice."""
@@ -133,14 +136,14 @@ class Opening:
             try:
                 check_name(name, self._rules)
             except OfferError:
-                log.warning("a token's subs name something that is no channel")
+                log.warning("subs of a token name no channel")
                 continue
             if name in asked or name in found or len(asked) + len(found) >= self._rules.max_channels:
                 continue
             if self._permissions.given(identity, name):
                 found.append(name)
             else:
-                log.warning("a token's subs name a channel that no pattern gives to its user")
+                log.warning("subs of a token name a channel that its user may not have")
         return found
 
     def _refuse(self, conn: int, request: Request, row: CloseCode, text: str | None, answer: bytes | None) -> None:
@@ -194,7 +197,8 @@ class Opening:
         named = (goes_to is not None and not goes_to.native) or any(
             channel.presence for channel in (*(channel for _, channel in channels), *more)
         )
-        if named or not self._node.direct or identity.user is not None or identity.expires is not None:
+        person = identity.user is not None or identity.expires is not None
+        if named or person or not self._node.direct or self.sessions is not None:
             session = self._session(conn, request, grant, json=False)
             if session is None:
                 return
@@ -217,8 +221,8 @@ class Opening:
         for channel in more:
             if self._node.subscribe(conn, channel, receives=True, sends=False) is not None and session is not None:
                 self._node.enter(channel, session.id, session.user, session.info)
-        if session is not None and self._expiry is not None:
-            self._expiry.watch(conn, session)
+        if session is not None:
+            self._begun(conn, session, len(channels) + len(more))
 
     def _open_json(self, conn: int, request: Request, offer: Offer, grant: Grant, given: list[str]) -> None:
         """Connects with what is allowed; refuses only if nothing is."""
@@ -234,6 +238,11 @@ class Opening:
         self._reactor.send(
             conn, events.hello(session.id, session.user, states, self._hello_limits, self._heartbeat_seconds)
         )
+        self._begun(conn, session, len(offer.channels) - len(grant.refused) + len(given))
+
+    def _begun(self, conn: int, session: Session, channels: int) -> None:
+        if self.sessions is not None:
+            self.sessions.opened(conn, session, channels)
         if self._expiry is not None:
             self._expiry.watch(conn, session)
 

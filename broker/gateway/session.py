@@ -32,6 +32,8 @@ class Session(msgspec.Struct, gc=False):
     # Whether the page has been told that this identity ends soon, and the second in which it is looked at (`Expiry`).
     warned: bool = False
     looked_at: int = 0
+    # By the clock of `SessionLog`; None: it was not asked to note it.
+    opened_at: float | None = None
 
     @property
     def user(self) -> str | None:

@@ -59,6 +59,7 @@ TABLE = (
     ("n_refused_total", "upgrades answered 503 because all workers together hold max_connections_total"),
     ("n_refused_address", "upgrades answered 429 because their address holds max_connections_per_address"),
     ("n_refused_blocked", "upgrades answered 429 because their address was refused too often within the minute"),
+    ("n_log_suppressed", "lines of the log that were not written because of log.lines_per_second"),
     ("n_sibling_accepts", "connections taken from the listener of another worker that did not look after it"),
     ("n_received_raw", "data messages from raw clients"),
     ("n_received_json", "data messages from clients that speak broker.json.v1: each is a command"),

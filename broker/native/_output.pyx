@@ -48,6 +48,7 @@ cdef uint64_t SLICE_NS = 2000000            # a flush runs this long, then the l
 # keeps up is never idle, and a crowd of them costs 64 KiB each instead of a queue.
 cdef uint32_t LOW_WATER_BYTES = 65536
 cdef int CLOCK_EVERY = 32                   # sends between looks at the clock
+cdef uint64_t OF_EVERYBODY = <uint64_t>-1    # Frame.born of what is made once for all: it tells nothing of how long anything waits
 cdef uint32_t AGED_PLACES = 4096            # looked at in one tick: 0.1 ms, and 2.5 s for 200 000 connections
 TICKS_PER_SECOND = 20
 
@@ -106,6 +107,7 @@ cdef class Output:
             raise MemoryError
         for i in range(len(json_ping)):
             self.ping_frames[FORMAT_JSON].data[i] = json_ping[i]
+        self.ping_frames[FORMAT_RAW].born = self.ping_frames[FORMAT_JSON].born = self.pong_text.born = OF_EVERYBODY
         hub.transport.owner = <void *>self      # BORROWED: the reactor holds the hub and clears this in destroy
         hub.transport.flush_now = _flush_now
         hub.transport.too_slow = _too_slow
@@ -362,12 +364,12 @@ cdef class Output:
 
 
 cdef Frame *oldest_frame(const Outbox *box) noexcept nogil:
-    """The first frame queued; tombstones and gap notices in front of it hold nothing."""
+    """The first frame queued that was made for it; tombstones and gap notices hold nothing, pings are as old as the worker."""
     cdef uint32_t i
     cdef Frame *frame
     for i in range(box.count):
         frame = outbox_slot(box, i).frame
-        if frame != NULL:
+        if frame != NULL and frame.born != OF_EVERYBODY:
             return frame
     return NULL
 

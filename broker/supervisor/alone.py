@@ -3,7 +3,6 @@
 The admin port is served by the same event loop: one that hangs does not answer, which is what a probe has to see.
 """
 
-import logging
 import math
 import os
 import signal
@@ -13,21 +12,22 @@ from collections.abc import Callable, Sequence
 
 import uvloop
 
+from broker import log as logs
 from broker import worker
 from broker.admin.health import Health, Process
 from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
-from broker.config.reload import changed, in_force
+from broker.config.reload import in_force
 from broker.config.schema import Config
 from broker.metrics.collector import registry
 from broker.metrics.facts import Facts
 from broker.metrics.page import ACCEPTING, DRAINING, STARTING, Page, worker_slot
 from broker.metrics.patterns import PatternPlaces
-from broker.supervisor.listeners import API_IS_CLOSED
+from broker.supervisor import telling
 from broker.supervisor.notify import Notifier
 from broker.worker import BEAT_SECONDS, Worker
 
-log = logging.getLogger(__name__)
+log = logs.get_logger(__name__, limited=False)
 
 _STATUS = "1 worker accepts"
 
@@ -50,16 +50,13 @@ class _Renewal:
         except ConfigError as error:
             self._facts.reloaded(None)
             for problem in error.problems:
-                log.error("not reloaded: %s", problem)
+                log.error("reload refused", problem=problem)
         except Exception:
             self._facts.reloaded(None)
-            log.exception("not reloaded; whoever is connected stays so")
+            log.exception("reload failed")
         else:
-            for wait in waits:
-                log.warning("%s", wait)
-            if worker.api is None and config.api.keys and config.api.listen:
-                log.warning(API_IS_CLOSED)
-            log.info("reloaded; changed: %s", ", ".join(changed(self._config, config)) or "nothing")
+            logs.use(config.log)
+            telling.reloaded(self._config, config, waits, api_closed=worker.api is None)
             self._config = config
             self._facts.reloaded(config)
         self._notifier.ready(_STATUS)
@@ -86,6 +83,7 @@ class _Presence:
 
     def stopping(self) -> None:
         self._facts.draining = True
+        telling.stopping()
         self._row.state = DRAINING
         self._notifier.stopping("closing connections")
 

@@ -7,18 +7,19 @@ of the machine can read. The child dies with its supervisor, whatever kills that
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import msgspec
 import uvloop
 
+from broker import log
 from broker.config.schema import Config
 from broker.engine import process as engine_process
 from broker.engine.base import Sink
@@ -26,6 +27,7 @@ from broker.engine.link import LinkEngine
 from broker.gauges import write_holdings
 from broker.metrics.page import Page
 from broker.native import _counters
+from broker.native.counting import Count
 from broker.supervisor.siblings import Siblings
 from broker.worker import Worker, serve
 
@@ -59,7 +61,6 @@ class ChildSpec(msgspec.Struct, frozen=True):
     api_fd: int = -1
     # Which of the page's pattern counters each channel pattern has.
     pattern_places: dict[str, int] = {}
-    verbose: bool = False
 
     @property
     def name(self) -> str:
@@ -93,16 +94,6 @@ def die_with(supervisor_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != supervisor_pid:
         os._exit(1)
-
-
-def configure_logging(verbose: bool, name: str | None = None) -> None:
-    """Lines of several processes go to one standard error: those of a child say whose they are."""
-    whose = f" {name}:" if name else ""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format=f"%(asctime)s %(levelname)s{whose} %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
 
 
 def _ready(fd: int) -> None:
@@ -153,6 +144,7 @@ async def _serve_engine(spec: ChildSpec, page: Page) -> None:
         counters[_LINK_LOST] = engine.exchange.lost_count
         write_holdings(counters, engine.holdings())
         row.heartbeat_ns = time.monotonic_ns()
+        log.tell_suppressed()
 
     with socket.socket(fileno=spec.link_fd) as listener:
         listener.setblocking(False)
@@ -176,9 +168,11 @@ def main() -> None:
     # A terminal's Ctrl-C is for the supervisor, which tells its children what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    configure_logging(spec.verbose, spec.name)
+    log.configure(spec.name, spec.config.log)
     page = Page(spec.page_fd, spec.workers)
-    page.row(spec.slot).begin(os.getpid())
+    row = page.row(spec.slot)
+    row.begin(os.getpid())
+    log.count_suppressed(partial(Count(row.counters), "n_log_suppressed"))
     ROLES[spec.role](spec, page)
 
 

@@ -5,25 +5,24 @@ silence, the port is first bound without it: whoever holds it, with the option o
 """
 
 import errno
-import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from broker.config.schema import Admin, Config
+from broker.config.schema import Admin, Config, Server
 from broker.config.sources import dotted
 from broker.config.validate import exposure
 from broker.config.values import is_loopback, next_to, parse_listen
+from broker.log import get_logger
 from broker.supervisor.notify import PassedSocketError, passed_sockets
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__, limited=False)
 
 # FileDescriptorName= of the socket that the HTTP API is given.
 API_NAME = "api"
 # That of the admin port.
 ADMIN_NAME = "admin"
-API_IS_CLOSED = "api.keys: there was none at the start, so the port of the HTTP API is not open until a restart"
 
 
 class ListenError(Exception):
@@ -106,7 +105,7 @@ def _admin_listener(config: Config, passed: list[socket.socket]) -> socket.socke
     if len(passed) > 1:
         raise ListenError(f"more than one socket named {ADMIN_NAME} was passed; the main process serves one")
     if passed:
-        log.info("the admin port is a passed socket, and not admin.listen")
+        log.info("socket of the admin port was passed", instead_of="admin.listen")
         return passed[0]
     return _open_admin(config) if config.admin.listen else None
 
@@ -118,7 +117,7 @@ def _open_admin(config: Config) -> socket.socket:
     except ListenError as error:
         if config.server.dev and config.admin.listen == Admin().listen:
             # Nobody has asked for this port; the start prints whichever it is.
-            log.info("admin.listen: %s; metrics take another port", error)
+            log.info("admin port takes another port", why=str(error))
             return open_listeners(host, 0, config.limits.listen_backlog, shared=True)[0]
         raise ListenError(f'admin.listen: {error}, or "" for no admin port') from None
 
@@ -131,15 +130,15 @@ def _api_listener(config: Config, passed: list[socket.socket]) -> socket.socket 
             one.close()
         return None
     if passed:
-        log.info("the HTTP API listens on a passed socket, and not on api.listen")
+        log.info("socket of the API was passed", instead_of="api.listen")
         listener = passed[0]
     else:
         listener = _open_api(config)
     if listener.family != socket.AF_UNIX and not is_loopback(host := listener.getsockname()[0]):
         log.warning(
-            "the HTTP API on %s is plain HTTP: whoever is on the way reads the keys; "
-            "let a proxy with TLS stand before it, or keep it on 127.0.0.1",
-            host,
+            "API is open to a network without TLS",
+            host=host,
+            why="whoever is on the way reads the keys; let a proxy with TLS stand before it, or keep it on 127.0.0.1",
         )
     return listener
 
@@ -151,7 +150,7 @@ def _open_api(config: Config) -> socket.socket:
     except ListenError as error:
         if config.server.dev and config.api.listen == next_to(config.server.listen):
             # Nobody has asked for this port; the start prints whichever it is.
-            log.info("api.listen: %s; the API takes another port", error)
+            log.info("API takes another port", why=str(error))
             return open_listeners(host, 0, config.limits.listen_backlog, shared=True)[0]
         raise ListenError(f"api.listen: {error}") from None
 
@@ -162,14 +161,33 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
     if listeners:
         for problem in exposures(config, listeners):
             raise ListenError(problem)
-        log.info("listening on %d passed sockets, and not on server.listen", len(listeners))
+        log.info("sockets of clients were passed", count=len(listeners), instead_of="server.listen")
     else:
         host, port = parse_listen(server.listen)
         listeners = open_listeners(host, port, limits.listen_backlog, workers)
     for listener in listeners:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
+    for line in _open_to_others(server, listeners):
+        log.warning("%s", line)
     return listeners
+
+
+def _open_to_others(server: Server, listeners: Iterable[socket.socket]) -> Iterator[str]:
+    """What an operator should know who listens on an address that others reach, as in a container."""
+    hosts = sorted({host for listener in listeners if not is_loopback(host := listener.getsockname()[0])})
+    if not hosts:
+        return
+    yield (
+        f"clients reach {', '.join(hosts)} without TLS: whoever is on the way reads tokens and messages; "
+        "let a proxy with TLS stand before it"
+    )
+    if server.dev:
+        yield "with server.dev everything here is open to whoever reaches it"
+    elif not server.origins:
+        yield "server.origins is empty, so no page may connect; name yours, for example https://www.example.com"
+    elif "*" in server.origins:
+        yield 'server.origins has "*", so every page of the web may connect with what its visitor is allowed'
 
 
 def exposures(config: Config, listeners: Iterable[socket.socket]) -> Iterator[str]:

@@ -4,7 +4,6 @@ Plain datagrams and environment variables; without systemd every function here d
 of the environment, so that no child believes that they are meant for it.
 """
 
-import logging
 import math
 import os
 import socket
@@ -12,7 +11,9 @@ import time
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
-log = logging.getLogger(__name__)
+from broker.log import get_logger
+
+log = get_logger(__name__)
 
 FIRST_PASSED_FD = 3
 # What is said once waits this long for a receiver that does not read; then it is lost, and not the broker. What is said
@@ -52,7 +53,7 @@ class Notifier:
         try:
             self._socket.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            log.warning("systemd could not be told %s: %s", lines[0], error)
+            log.warning("systemd could not be told", what=lines[0], error=str(error))
 
     def ready(self, status: str) -> None:
         self.send("READY=1", f"STATUS={status}", patience_seconds=SEND_SECONDS)

@@ -5,7 +5,6 @@ is a new program: nothing of a running event loop is ever forked.
 """
 
 import asyncio
-import logging
 import os
 import signal
 import subprocess
@@ -14,10 +13,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+from broker.log import get_logger
 from broker.supervisor.child import ChildSpec, write_spec
 from broker.supervisor.rules import Restarts
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__, limited=False)
 
 
 class CrashLoopError(Exception):
@@ -43,12 +43,13 @@ class Child:
         self._loop.add_reader(ready_fd, self._on_ready)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def reason(self) -> Literal["exit", "killed", "stuck"]:
         """Of its death, once it is dead."""
         return "stuck" if self.stuck else "exit" if self.dead.result() >= 0 else "killed"
-
-    def __str__(self) -> str:
-        return f"{self.name} (pid {self._process.pid})"
 
     def _on_ready(self) -> None:
         self._loop.remove_reader(self._ready_fd)
@@ -147,12 +148,13 @@ class Keeper:
             try:
                 child = self._start()
             except OSError as error:
-                lived, who, how = None, self._name, f"could not be started ({error.strerror})"
+                lived, pid, how = None, None, f"could not be started ({error.strerror})"
             else:
                 self.child = child
-                lived, who, how = await self._life(child)
+                log.info("child started", child=child.name, child_pid=child.pid)
+                lived, pid, how = await self._life(child), child.pid, describe(child.dead.result())
                 if self._retired.is_set():
-                    log.info("%s %s", who, how)
+                    log.info("child ended", child=child.name, child_pid=pid, how=how)
                     return
             wait = self._restarts.after_death(lived)
             if wait is None:
@@ -160,28 +162,29 @@ class Keeper:
                     f"{self._name} died {self._restarts.early} times in a row soon after its start, "
                     f"the last time it {how}; its own output tells why"
                 )
-            log.error("%s %s; it is started again in %.1f s", who, how, wait)
+            log.error("child died", child=self._name, child_pid=pid, how=how, restart_in_seconds=round(wait, 1))
             await _event_within(self._retired, wait)
 
-    async def _life(self, child: Child) -> tuple[float | None, str, str]:
-        """How long it was ready, who it was, how it ended."""
+    async def _life(self, child: Child) -> float | None:
+        """Until its end: how long it was ready, None = never."""
         await self._first_sign(child)
-        status = await child.dead
+        await child.dead
         self.child = None
         self.waits_since, self.was_stuck = time.monotonic(), child.stuck
         self._over(child, not self._retired.is_set())
-        lived = None if child.ready_since is None else time.monotonic() - child.ready_since
-        return lived, str(child), describe(status)
+        return None if child.ready_since is None else time.monotonic() - child.ready_since
 
     async def _first_sign(self, child: Child) -> None:
         signs: set[asyncio.Future[Any]] = {child.ready, child.dead}
         await asyncio.wait(signs, timeout=self._start_seconds, return_when=asyncio.FIRST_COMPLETED)
         if child.ready.done():
-            log.debug("%s accepts", child)
+            log.info("child accepts", child=child.name, child_pid=child.pid)
             if not self.ready.done():
                 self.ready.set_result(None)
         elif not child.dead.done():
-            log.error("%s was not ready within %g s; it is killed", child, self._start_seconds)
+            log.error(
+                "child is not ready and is killed", child=child.name, child_pid=child.pid, seconds=self._start_seconds
+            )
             child.signal(signal.SIGKILL)
 
     def __str__(self) -> str:

@@ -7,7 +7,6 @@ processes in processes.py.
 """
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -15,22 +14,23 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from broker import log as logs
 from broker.admin import health
 from broker.admin.port import AdminPort
 from broker.config.errors import ConfigError
-from broker.config.reload import in_force
+from broker.config.reload import Waits, in_force
 from broker.config.schema import Config
 from broker.metrics.collector import registry
 from broker.metrics.facts import Facts, ProcessKind
 from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.metrics.patterns import PatternPlaces
+from broker.supervisor import telling
 from broker.supervisor.child import ChildSpec
-from broker.supervisor.listeners import API_IS_CLOSED
 from broker.supervisor.notify import Notifier
 from broker.supervisor.processes import Child, CrashLoopError, Keeper, all_over, all_ready, start_child
 from broker.supervisor.rules import Judge, Restarts
 
-log = logging.getLogger(__name__)
+log = logs.get_logger(__name__, limited=False)
 
 # Between two looks at the heartbeats; an eighth of stuck_seconds if that is less, or every look would seem late.
 TICK_SECONDS = 0.25
@@ -57,7 +57,6 @@ class Supervisor:
         *,
         api: socket.socket | None = None,
         admin: socket.socket | None = None,
-        verbose: bool = False,
     ) -> None:
         self._config = config
         self._load = reload
@@ -67,7 +66,6 @@ class Supervisor:
         self._pollers = share_out(len(listeners), workers)
         self._count = workers
         self._notifier = notifier
-        self._verbose = verbose
         self.page = Page.new(workers)
         self.facts = Facts(config, PatternPlaces(), self._engine_up)
         # Nobody can be there first, or guess it.
@@ -100,7 +98,7 @@ class Supervisor:
             await self._serve(announce)
         except CrashLoopError as error:
             reason = str(error)
-            log.error("%s; the broker ends", reason)
+            log.critical("broker gives up", reason=reason)
         await self._end()
         if self._admin is not None:
             await self._admin.stop()
@@ -165,7 +163,6 @@ class Supervisor:
             ready_fd=ready_fd,
             link_address=self._link_address,
             link_fd=self._link.fileno(),
-            verbose=self._verbose,
         )
 
     def _worker_spec(self, index: int, generation: int) -> Callable[[Config, int], ChildSpec]:
@@ -185,7 +182,6 @@ class Supervisor:
                 pollers=self._pollers,
                 api_fd=-1 if self._api is None else self._api.fileno(),
                 pattern_places=dict(self.facts.patterns.assign(config.channels)),
-                verbose=self._verbose,
             )
 
         return make
@@ -214,16 +210,12 @@ class Supervisor:
         except ConfigError as error:
             self.facts.reloaded(None)
             for problem in error.problems:
-                log.error("not reloaded: %s", problem)
+                log.error("reload refused", problem=problem)
         else:
-            for wait in waits:
-                log.warning("%s", wait)
-            if self._api is None and config.api.keys and config.api.listen:
-                log.warning(API_IS_CLOSED)
-            await self._replace(config)
+            await self._replace(config, waits)
         self._notifier.ready(self._status())
 
-    async def _replace(self, config: Config) -> None:
+    async def _replace(self, config: Config, waits: Sequence[Waits]) -> None:
         self._generation ^= 1
         self._former = self._start_workers(config)
         failed = asyncio.wait({keeper.task for keeper in self._former}, return_when=asyncio.FIRST_COMPLETED)
@@ -232,14 +224,15 @@ class Supervisor:
         broken = [keeper.task.exception() for keeper in self._former if keeper.task.done()]
         if broken:
             self.facts.reloaded(None)
-            log.error("not reloaded: %s", broken[0])
+            log.error("reload refused", problem=str(broken[0]))
             self._generation ^= 1
         else:
             self._workers, self._former = self._former, self._workers
+            logs.use(config.log)
+            telling.reloaded(self._config, config, waits, api_closed=self._api is None)
             self._config = config
             self.facts.reloaded(config)
             self._judge = Judge(config.supervisor.stuck_seconds)
-            log.info("reloaded; the workers of before are ended")
         for keeper in self._former:
             keeper.retire()
         if await self._until(all_over(self._former)):
@@ -262,13 +255,16 @@ class Supervisor:
             tick = min(TICK_SECONDS, rules.stuck_seconds / 8)
             await asyncio.sleep(tick)
             now = time.monotonic()
+            logs.tell_suppressed()
             children = {child.slot: child for child in self._children()}
             beats = {slot: self._heard_of(child) for slot, child in children.items()}
             stuck = self._judge.stuck(now, beats)
             if stuck is not None:
-                log.error("%s is stuck: silent for %.1f s; it is killed", children[stuck], now - beats[stuck])
-                children[stuck].stuck = True
-                children[stuck].signal(signal.SIGKILL)
+                child = children[stuck]
+                silent = round(now - beats[stuck], 1)
+                log.error("child is stuck and is killed", child=child.name, child_pid=child.pid, silent_seconds=silent)
+                child.stuck = True
+                child.signal(signal.SIGKILL)
             if all(now - beat < rules.stuck_seconds for beat in beats.values()):
                 self._notifier.watchdog_if_due(now, tick)
             if self._notifier.active and now - last_status >= STATUS_SECONDS and not self._stop.is_set():
@@ -318,6 +314,7 @@ class Supervisor:
     async def _end(self) -> None:
         self._stop.set()
         self.facts.draining = True
+        telling.stopping()
         self._notifier.stopping("closing connections")
         if self._announced:  # otherwise nobody sends clients here
             await self._delay(self._config.drain.delay_seconds)
@@ -388,12 +385,11 @@ def run(
     *,
     api: socket.socket | None = None,
     admin: socket.socket | None = None,
-    verbose: bool = False,
 ) -> str | None:
     """Supervises until a signal, in the main thread. Returns why it could not go on, if so."""
 
     async def supervise() -> str | None:
-        supervisor = Supervisor(config, reload, listeners, workers, notifier, api=api, admin=admin, verbose=verbose)
+        supervisor = Supervisor(config, reload, listeners, workers, notifier, api=api, admin=admin)
         return await supervisor.run(announce)
 
     return asyncio.run(supervise())

@@ -5,8 +5,10 @@ The scope is the folder and not the run, because Playwright's synchronous interf
 this thread, beside which no asyncio test could start its own.
 """
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.process.command import environment
+from tests.process.command import ROOT, environment
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -35,6 +37,7 @@ CHROMIUM_FLAGS = [
     "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets",
 ]
 CONFIG = Path(__file__).with_name("broker.toml")
+PACKAGES = Path(__file__).with_name("recipes")
 SERVE = [sys.executable, "-m", "broker", "serve", "--dev", "--config", str(CONFIG)]
 COMMAND = [*SERVE, "--api-listen", "127.0.0.1:0", "--listen"]
 STOP_SECONDS = 20.0
@@ -145,3 +148,20 @@ def show_page(page: Page, url: str, html: str = "<!doctype html><title>plain</ti
 def plain(broker: Broker, new_page: Callable[[], Page]) -> Page:
     """An empty page of the broker's own origin, for tests that drive the browser's WebSocket themselves."""
     return show_page(new_page(), f"{broker.url}plain.html")
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """node_modules as package-lock.json has them, installed once for each state of that file."""
+    lock = (PACKAGES / "package-lock.json").read_bytes()
+    folder = ROOT / "build/npm" / hashlib.sha256(lock).hexdigest()[:16]
+    if not (folder / "installed").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(PACKAGES / name, folder)
+        # No package's own scripts: none of these needs one.
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=100)
+        (folder / "installed").touch()
+    return folder

@@ -81,7 +81,7 @@ def publish(served: Served, numbers: range) -> None:
 
 
 def test_pages_miss_nothing_when_one_worker_after_the_other_is_killed(new_page: OpenTab) -> None:
-    with serving("--workers", "2", "--history", "1000", "--verbose") as served:
+    with serving("--workers", "2", "--history", "1000") as served:
         pages = [open_client(new_page(), served) for _ in range(4)]
         publish(served, range(40))
         for number, pid in enumerate(workers(served).values()):
@@ -101,7 +101,7 @@ def test_pages_miss_nothing_when_the_broker_is_drained(new_page: OpenTab, tmp_pa
     file.write_text(
         f'[server]\nstate_directory = "{tmp_path}"\n[drain]\nwindow_seconds = 0.5\nreconnect_seconds = 0.5\n'
     )
-    flags = ["--workers", "2", "--history", "1000", "--verbose", "--config", str(file)]
+    flags = ["--workers", "2", "--history", "1000", "--config", str(file)]
     with serving(*flags) as first:
         pages = [open_client(new_page(), first) for _ in range(3)]
         publish(first, range(40))

@@ -1,8 +1,6 @@
 """What docs/browser.md shows works as it stands there, with the real packages; client.js holds what its types say."""
 
-import hashlib
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,6 @@ from .test_client import HEARD_ALL, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/browser.md").read_text()
-PACKAGES = Path(__file__).with_name("recipes")
 SHOWN = "broker.example.com"
 STARTS = {
     "partysocket": 'import "./recipe.js";',
@@ -36,23 +33,6 @@ def shown(heading: str) -> str:
     found = re.search(rf"^#+ {re.escape(heading)}\n.*?^```js\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert found, heading
     return found[1]
-
-
-@pytest.fixture(scope="session")
-def modules() -> Path:
-    """node_modules as package-lock.json has them, installed once for each state of that file."""
-    lock = (PACKAGES / "package-lock.json").read_bytes()
-    folder = ROOT / "build/npm" / hashlib.sha256(lock).hexdigest()[:16]
-    if not (folder / "installed").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(PACKAGES / name, folder)
-        # No package's own scripts: none of these needs one.
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=100)
-        (folder / "installed").touch()
-    return folder
 
 
 def test_the_client_is_type_checked_as_its_comments_say(modules: Path) -> None:

@@ -334,7 +334,7 @@ async def test_our_mistake_is_told_without_detail_and_logged_once(
     answer = await backend.ask(call(messages("news"), b"x", host="localhost"))
     assert problem(answer) == (500, "internal_error")
     assert b"secret" not in answer.body
-    assert [record.message for record in caplog.records] == ["a request of the HTTP API failed"]
+    assert [record.message for record in caplog.records] == ["request of the API failed"]
     assert KEY not in caplog.text
     assert broker.counter("n_api_failed") == 1
 

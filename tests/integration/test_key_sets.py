@@ -16,6 +16,7 @@ from broker.auth.tokens import Tokens
 from broker.config.schema import Auth, AuthKey
 from tests.integration.harness import wait_until
 from tests.integration.site import Answer, Asked, Site, running_site
+from tests.log_lines import of_event
 from tests.unit.auth.making import EC_KEY, NOW, OTHER_EC_KEY, RSA_KEY, Clock, Counts, PrivateKey, jwk, token
 
 A = jwk(EC_KEY, kid="a", use="sig", alg="ES256")
@@ -144,7 +145,7 @@ async def test_a_fetch_that_fails_keeps_the_last_good_set(
         await issuer.pass_time()
         assert issuer.counts["n_key_fetches_failed"] == 1
         assert await issuer.user(EC_KEY, "a") == "ann"
-        assert "key set idp could not be fetched" in caplog.text
+        assert [line["key_set"] for line in of_event(caplog.text, "key set could not be fetched")] == ["idp"]
         assert "secret trace" not in caplog.text
         assert [await issuer.pass_time() for _ in range(3)] == [1, 2, 4]
 

@@ -9,7 +9,7 @@ from tests.client_frames import BINARY, TEXT, frame
 from tests.integration.calling import call, serving_api
 from tests.integration.harness import running, turns, wait_until
 from tests.integration.several import several
-from tests.integration.test_queues import block, stalled_reader, with_policy
+from tests.integration.test_queues import block, publish, stalled_reader, with_policy
 
 CHANNELS = {"news": {}, "room.*": {"queue": "drop_oldest"}, "kept": {"history_count": 2}}
 
@@ -65,6 +65,20 @@ async def test_a_message_that_waits_for_a_slow_reader_shows_in_its_time_to_the_l
         count, total = broker.histogram("publish_to_write_ns")
         assert count == number > before
         assert total > 100e9, "the last write of some came 100 s after their publish"
+
+
+async def test_a_ping_that_waits_for_a_slow_reader_is_not_taken_for_a_message_as_old_as_the_worker() -> None:
+    async with running(**with_policy("latest"), limits_write_seconds=600, limits_ping_seconds=25) as broker:
+        await stalled_reader(broker, "news|recv")
+        await block(broker, "news")
+        broker.advance(30)
+        await turns(5)
+        for _ in range(3):  # what waited before the ping gives way, so the ping is first
+            publish(broker, "news", "the newest")
+            await turns(2)
+        broker.advance(10)
+        await wait_until(lambda: broker.counter("g_oldest_ns") >= 10e9, "the age of what waits is seen")
+        assert broker.counter("g_oldest_ns") < 100e9
 
 
 async def test_a_message_that_a_policy_gives_up_is_no_last_write() -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tests.client_frames import close
 from tests.integration.harness import request
+from tests.log_lines import Line, complaints, of_event
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "broker"]
@@ -96,16 +97,22 @@ class Served:
                 self.errors += line
                 self._said_more.notify_all()
 
-    def said(self, pattern: str, count: int = 1) -> list[re.Match[str]]:
-        """Waits until standard error has so many matches of `pattern`, which never spans lines; returns all."""
-        with self._said_more:
-            assert self._said_more.wait_for(lambda: len(self._matches(pattern)) >= count, PATIENCE_SECONDS), (
-                f"did not say {pattern!r} {count} times:\n{self.errors}"
-            )
-            return self._matches(pattern)
+    def logged(self, event: str, count: int = 1, **fields: object) -> list[Line]:
+        """Waits until the log has so many lines of this event with these fields; returns all."""
 
-    def _matches(self, pattern: str) -> list[re.Match[str]]:
-        return list(re.finditer(pattern, self.errors))
+        def found() -> list[Line]:
+            return of_event(self.errors, event, **fields)
+
+        with self._said_more:
+            assert self._said_more.wait_for(lambda: len(found()) >= count, PATIENCE_SECONDS), (
+                f"did not log {event!r} with {fields} {count} times:\n{self.errors}"
+            )
+            return found()
+
+    @property
+    def complaints(self) -> list[str]:
+        """What of its log so far would alarm an operator."""
+        return complaints(self.errors)
 
     def _named_page(self) -> tuple[str, int]:
         assert self.process.stdout is not None

@@ -1,6 +1,7 @@
 """A broker of several workers as its operator sees it: which process is which, and who serves whom."""
 
 import os
+import re
 import select
 import socket
 import time
@@ -10,22 +11,23 @@ from pathlib import Path
 
 from tests.process.command import PATIENCE_SECONDS, Served
 
-ACCEPTS = r"worker (\d+) \(pid (\d+)\) accepts"
+A_WORKER = re.compile(r"worker \d+")
 LATEST_CONNECT_SECONDS = 0.5
 
 
 def configuration(folder: Path, *lines: str, limits: Iterable[str] = ()) -> list[str]:
-    """Flags for a file with these lines in [supervisor] and [limits]; --verbose makes `workers` possible."""
+    """Flags for a file with these lines in [supervisor] and [limits]."""
     file = folder / "broker.toml"
     file.write_text("\n".join(["[supervisor]", *lines, "[limits]", *limits]))
-    return ["--config", str(file), "--verbose"]
+    return ["--config", str(file)]
 
 
 def workers(broker: Served) -> dict[int, int]:
     """Process ids by worker index, of those that became ready last."""
     assert isinstance(broker.process.args, list)
     count = int(broker.process.args[broker.process.args.index("--workers") + 1])
-    return {int(found[1]): int(found[2]) for found in broker.said(ACCEPTS, count)}
+    accepted = broker.logged("child accepts", count, child=A_WORKER)
+    return {int(line["child"].removeprefix("worker ")): line["child_pid"] for line in accepted}
 
 
 def children(broker: Served) -> list[int]:

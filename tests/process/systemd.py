@@ -33,6 +33,13 @@ def next_message(receiver: socket.socket) -> str:
     return receiver.recv(4096).decode()
 
 
+def said(receiver: socket.socket, first: str) -> str:
+    """The next message that begins so. What is said by the clock may come before it, on a slow machine."""
+    while not (message := next_message(receiver)).startswith(first):
+        assert message.startswith(("WATCHDOG=", "STATUS=", "EXTEND_TIMEOUT_USEC=")), message
+    return message
+
+
 def messages_so_far(receiver: socket.socket) -> list[str]:
     receiver.setblocking(False)
     found = []

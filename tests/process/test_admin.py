@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
+from tests.log_lines import of_event
 from tests.process.admin import FLAGS, Admin
 from tests.process.books import until
 from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, read_end, read_frame, run, serving
@@ -34,7 +35,7 @@ def settings(folder: Path, *lines: str) -> list[str]:
 
 
 def engine_of(broker: Served) -> int:
-    return int(broker.said(r"engine \(pid (\d+)\) accepts")[-1][1])
+    return int(broker.logged("child accepts", child="engine")[-1]["child_pid"])
 
 
 # Each path, of one broker of each kind that is well.
@@ -126,7 +127,7 @@ def test_a_stuck_worker_is_not_live_until_it_is_replaced(tmp_path: Path) -> None
         admin.until("/livez", 503, f"{stuck}|worker 0 was stuck and is being started again")
         assert admin.probe("/readyz")[0] == 200, "the other serves"
         admin.until("/livez", 200, "every event loop turns")
-        assert int(broker.said(r"worker 0 \(pid (\d+)\) accepts", 2)[1][1]) != stopped
+        assert broker.logged("child accepts", 2, child="worker 0")[1]["child_pid"] != stopped
         admin.until("/readyz", 200, "2 of 2 workers accept")
         assert broker.stop() == 0
 
@@ -230,7 +231,7 @@ def test_before_a_worker_accepts_it_is_live_and_not_ready(tmp_path: Path) -> Non
             assert prepared.startswith("HTTP/1.1 503 ")
             assert "0 of 2 workers accept\n" in prepared
             assert broker.admin_url == f"http://127.0.0.1:{admin.getsockname()[1]}"
-            broker.said("the admin port is a passed socket, and not admin.listen")
+            broker.logged("socket of the admin port was passed")
             assert Admin(broker).probe("/readyz")[0] == 200
             assert broker.stop() == 0
 
@@ -254,7 +255,7 @@ def test_it_answers_all_through_a_reload_and_after_it(count: str, tmp_path: Path
         def reloaded() -> bool:
             assert admin.probe("/livez")[0] == 200
             assert admin.probe("/readyz")[0] == 200
-            return ": reloaded; " in broker.errors
+            return bool(of_event(broker.errors, "reloaded"))
 
         until(reloaded, lambda: broker.errors)
         assert reloaded()

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from broker.supervisor.listeners import API_IS_CLOSED
+from tests.log_lines import of_event
 from tests.process.api import NEWS, Answered, Api, answer, key_table, write_keys
 from tests.process.books import until
 from tests.process.command import COMMAND, PATIENCE_SECONDS, ROOT, environment, serving
 from tests.process.flow import engine_of, json_client_of
 from tests.process.load import JsonClient
-from tests.process.supervised import ACCEPTS, configuration, worker_of, workers
+from tests.process.supervised import A_WORKER, configuration, worker_of, workers
 from tests.process.systemd import handed_over
 from tests.process.test_systemd import listening
 
@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_takes_only_the_requests_with_it_that_it_had(tmp
                 text for text in found if text.startswith(f"{each.called} ") and text not in each.unanswered
             ], "what was answered was published, in order"
         witness.close()
-        broker.said(ACCEPTS, 3)
+        broker.logged("child accepts", 3, child=A_WORKER)
         assert broker.stop() == 0
 
 
@@ -130,7 +130,7 @@ def test_a_reload_refuses_no_request_and_finishes_those_under_way(tmp_path: Path
             client.sendall(request[:-2])
         broker.signal(signal.SIGHUP)
         asked = 0
-        while "reloaded; " not in broker.errors:
+        while not of_event(broker.errors, "reloaded"):
             assert api.ask(NEWS, b"x").status == 200
             asked += 1
         assert asked > 3
@@ -138,7 +138,7 @@ def test_a_reload_refuses_no_request_and_finishes_those_under_way(tmp_path: Path
             client.sendall(request[-2:])
             assert answer(client).status == 200
             client.close()
-        while broker.errors.count("ended with status 0") < 2:
+        while len(of_event(broker.errors, "child ended", how="ended with status 0")) < 2:
             assert api.ask(NEWS, b"x").status == 200
         assert not set(before) & set(workers(broker).values())
         assert broker.stop() == 0
@@ -148,26 +148,26 @@ def test_a_reload_refuses_no_request_and_finishes_those_under_way(tmp_path: Path
 def test_a_key_that_was_taken_out_is_refused_after_a_reload(count: str, tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
     flags = write_keys(file, key_table("shop", OTHER_KEY))
-    with serving("--workers", count, *flags, "--verbose") as broker:
+    with serving("--workers", count, *flags) as broker:
         api = Api(broker)
         with closing(api.connect()) as kept:
             kept.sendall(api.request(NEWS, b"x", key=OTHER_KEY))
             assert answer(kept).status == 200
             file.write_text("")
             broker.signal(signal.SIGHUP)
-            broker.said(r"reloaded; ")
+            broker.logged("reloaded")
             if count == "1":
                 kept.sendall(api.request(NEWS, b"x", key=OTHER_KEY))
                 assert answer(kept).status == 401
         if count == "2":
-            broker.said("ended with status 0", 2)
+            broker.logged("child ended", 2, how="ended with status 0")
         assert api.ask(NEWS, b"x", key=OTHER_KEY).status == 401
         assert api.ask(NEWS, b"x").status == 200, "the key of --dev lives as long as the broker"
         file.write_text(key_table("shop", OTHER_KEY))
         broker.signal(signal.SIGHUP)
-        broker.said(r"reloaded; ", 2)
+        broker.logged("reloaded", 2)
         if count == "2":
-            broker.said("ended with status 0", 4)
+            broker.logged("child ended", 4, how="ended with status 0")
         assert api.ask(NEWS, b"x", key=OTHER_KEY).status == 200
         assert broker.stop() == 0
 
@@ -198,8 +198,8 @@ def test_a_first_key_that_comes_with_a_reload_is_said_to_need_a_restart(count: s
             file.write_text(open_to_all + key_table("shop", OTHER_KEY))
             broker.send_signal(signal.SIGHUP)
             lines = iter(broker.stderr.readline, "")
-            assert any(API_IS_CLOSED in line for line in lines)
-            assert any("reloaded; " in line for line in lines)
+            assert any(of_event(line, "API stays closed until a restart") for line in lines)
+            assert any(of_event(line, "reloaded") for line in lines)
             broker.send_signal(signal.SIGTERM)
             broker.communicate(timeout=PATIENCE_SECONDS)
             assert broker.returncode == 0

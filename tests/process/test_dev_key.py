@@ -140,7 +140,7 @@ def neighbours() -> tuple[socket.socket, int]:
 def test_the_api_of_a_second_broker_takes_another_port_when_nobody_named_one(folder: Path) -> None:
     taken, before = neighbours()
     with taken, serving(listen=f"127.0.0.1:{before}", api_listen=None) as broker:
-        broker.said("takes another port")
+        broker.logged("API takes another port")
         (found,) = living()
         assert found.api_url != f"http://127.0.0.1:{before + 1}"
         assert run("publish", "news", "hello").status == 0

@@ -267,7 +267,7 @@ def on_each(broker: Example, *offer: str, token: str) -> Iterator[list[ClientCon
 
 
 def test_two_workers_are_one_chat(folder: Path) -> None:
-    flags = ["--workers", "2", "--verbose"]
+    flags = ["--workers", "2"]
     with (
         example("chat", folder / "two", flags) as chat,
         on_each(chat, "broker.json.v1", "room.42", token=chat.token("bob")) as bobs,
@@ -298,7 +298,7 @@ def test_two_workers_are_one_chat(folder: Path) -> None:
 
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_a_rotated_key_is_taken_after_a_reload_and_the_removed_one_no_more(count: str, folder: Path) -> None:
-    flags = ["--workers", count, "--verbose"]
+    flags = ["--workers", count]
     with example("chat", folder / f"rotated-{count}", flags, WSBROKER_DRAIN_WINDOW_SECONDS="0") as chat:
         old = chat.token("ann")
         with chat.connect("broker.json.v1", "room.42", token=old) as page:
@@ -310,7 +310,7 @@ def test_a_rotated_key_is_taken_after_a_reload_and_the_removed_one_no_more(count
         with chat.connect("broker.json.v1", "room.42", token=new) as early:
             assert ended(early)[0] == NOT_AUTHENTICATED
         chat.broker.signal(signal.SIGHUP)
-        chat.broker.said(": reloaded; ")
+        chat.broker.logged("reloaded")
         for token in (old, new):
             with chat.connect("broker.json.v1", "room.42", token=token) as page:
                 assert event(page, "hello")["user"] == "ann"
@@ -318,7 +318,7 @@ def test_a_rotated_key_is_taken_after_a_reload_and_the_removed_one_no_more(count
             file.read_text().replace("[auth.keys.site]", "[auth.keys.gone]").replace("site.public", "next.public")
         )
         chat.broker.signal(signal.SIGHUP)
-        chat.broker.said(": reloaded; ", 2)
+        chat.broker.logged("reloaded", 2)
         with chat.connect("broker.json.v1", "room.42", token=new) as page:
             assert event(page, "hello")["user"] == "ann"
         with chat.connect("broker.json.v1", "room.42", token=old) as late:

@@ -78,7 +78,7 @@ def test_i1_i2_i8_a_worker_that_is_killed_takes_its_own_clients_only(tmp_path: P
     with flowing(tmp_path, count=3) as (broker, flow):
         victim = workers(broker)[1]
         os.kill(victim, signal.SIGKILL)
-        broker.said(r"worker 1 \(pid \d+\) accepts", 2)
+        broker.logged("child accepts", 2, child="worker 1")
         assert slowest_connect(broker, 20) < 0.5
         for publisher in (flow.publishers[0], flow.publishers[2]):
             publisher.has_acked_more(100)

@@ -17,7 +17,7 @@ from tests.process.command import Served, read_head, serving
 from tests.process.flow import engine_of, flowing, json_client_of
 from tests.process.inside import CUT_LINK, at_sigusr1
 from tests.process.load import FaithfulPublisher, JsonClient, Reader
-from tests.process.supervised import configuration, workers
+from tests.process.supervised import A_WORKER, configuration, workers
 
 HISTORY = ("--history", "100000")
 # As much as a test publishes, whatever the speed of the machine.
@@ -77,7 +77,7 @@ def test_members_are_listed_again_after_the_engine_was_killed(tmp_path: Path) ->
         sessions = {member.hello["session"] for member in members}
         engine = engine_of(broker)
         os.kill(engine, signal.SIGKILL)
-        broker.said(r"engine \(pid \d+\) accepts", 2)
+        broker.logged("child accepts", 2, child="engine")
         for member in members:
 
             def listed(member: JsonClient = member) -> bool:
@@ -169,10 +169,10 @@ def test_i2_a_worker_that_dies_while_it_sends_its_clients_away_costs_no_message_
         publisher = FaithfulPublisher(broker, "news", "p", 0.002)
         publisher.has_acked_more(20)
         broker.signal(signal.SIGHUP)
-        broker.said("reloaded; ")
+        broker.logged("reloaded")
         for pid in former.values():
             os.kill(pid, signal.SIGKILL)
-        broker.said("was ended by SIGKILL", 2)
+        broker.logged("child ended", 2, how="was ended by SIGKILL")
         until(lambda: all(reader.recovered for reader in readers), lambda: "they are back")
         publisher.has_acked_more(20)
         last = publisher.stop()
@@ -181,10 +181,10 @@ def test_i2_a_worker_that_dies_while_it_sends_its_clients_away_costs_no_message_
             reader.close()
             reader.check_i1_order()
             reader.check_i2_nothing_missing([publisher])
-        assert len(broker.said(r"worker \d \(pid \d+\) accepts", 4)) == 4, "nobody replaces whom a reload has replaced"
+        assert len(broker.logged("child accepts", 4, child=A_WORKER)) == 4, "nobody replaces whom a reload has replaced"
         broker.signal(signal.SIGHUP)
-        broker.said("reloaded; ", 2)
-        broker.said("ended with status 0", 2)
+        broker.logged("reloaded", 2)
+        broker.logged("child ended", 2, how="ended with status 0")
         assert broker.stop() == 0
     check_i7_log(broker)
 
@@ -213,7 +213,7 @@ def test_i2_i5_three_hundred_come_back_at_once_after_a_worker_died_and_have_miss
             events += [client.event() for _ in range(last + 1 - len(events))]
             assert [event["text"] for event in events] == [f"p {number}" for number in range(last + 1)]
             client.close()
-        broker.said(r"worker 0 \(pid \d+\) accepts", 2)
+        broker.logged("child accepts", 2, child="worker 0")
         with books(broker) as page:
             page.check_all()
         assert broker.stop() == 0
@@ -229,7 +229,7 @@ def test_i2_a_link_that_is_cut_costs_a_channel_with_history_nothing(tmp_path: Pa
             for publisher in publishers:
                 publisher.has_acked_more(30)
             os.kill(workers(broker)[times % 2], signal.SIGUSR1)
-            broker.said("the link to the engine broke", times)
+            broker.logged("link to the engine is lost", times)
         last = [(publisher.called, publisher.stop()) for publisher in publishers]
         for reader in readers:
             for each in last:

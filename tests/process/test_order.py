@@ -80,7 +80,7 @@ def test_i4_a_worker_that_died_leaves_nothing_at_the_engine_and_the_others(tmp_p
             lost = [client_of(broker, workers(broker)[1]) for _ in range(10)]
             kept = client_of(broker, workers(broker)[0])
             os.kill(workers(broker)[1], 9)
-            broker.said(r"worker 1 \(pid \d+\) accepts", 2 + death)
+            broker.logged("child accepts", 2 + death, child="worker 1")
             kept.sendall(frame(TEXT, b"still here"))
             assert read_frame(kept) == (TEXT, b"still here")
             for client in (*lost, kept):

@@ -9,22 +9,22 @@ import pytest
 
 from tests.process.command import COMMAND, run, say_goodbye, serving
 from tests.process.supervised import configuration, worker_of, workers
-from tests.process.systemd import handed_over, messages_so_far, next_message, notifications
+from tests.process.systemd import handed_over, messages_so_far, next_message, notifications, said
 
 CANNOT_RUN = 1
 
 
 def test_ready_is_said_when_every_worker_accepts_and_the_rest_in_order(tmp_path: Path) -> None:
     with notifications() as (receiver, told), serving("--workers", "2", *configuration(tmp_path), extra=told) as broker:
-        assert next_message(receiver) == "READY=1\nSTATUS=2 of 2 workers accept; connections of each: 0 0"
+        assert said(receiver, "READY=1") == "READY=1\nSTATUS=2 of 2 workers accept; connections of each: 0 0"
         broker.signal(signal.SIGHUP)
-        reloading, when = next_message(receiver).split("\n")
+        reloading, when = said(receiver, "RELOADING=1").split("\n")
         assert reloading == "RELOADING=1"
         assert int(when.removeprefix("MONOTONIC_USEC=")) > 0
-        assert next_message(receiver).startswith("READY=1\nSTATUS=2 of 2 workers accept")
+        said(receiver, "READY=1\nSTATUS=2 of 2 workers accept")
         client = broker.open()
         broker.signal(signal.SIGTERM)
-        assert next_message(receiver) == "STOPPING=1\nSTATUS=closing connections"
+        assert said(receiver, "STOPPING=1") == "STOPPING=1\nSTATUS=closing connections"
         assert next_message(receiver).startswith("EXTEND_TIMEOUT_USEC=")
         assert say_goodbye(client) == 1001
         assert broker.status() == 0
@@ -32,17 +32,17 @@ def test_ready_is_said_when_every_worker_accepts_and_the_rest_in_order(tmp_path:
 
 def test_a_reload_that_fails_ends_in_ready_as_well(tmp_path: Path) -> None:
     with notifications() as (receiver, told), serving("--workers", "2", *configuration(tmp_path), extra=told) as broker:
-        assert next_message(receiver).startswith("READY=1")
+        said(receiver, "READY=1")
         configuration(tmp_path, "nonsense = 1")
         broker.signal(signal.SIGHUP)
-        assert next_message(receiver).startswith("RELOADING=1\n")
-        assert next_message(receiver).startswith("READY=1\n")
+        said(receiver, "RELOADING=1\n")
+        said(receiver, "READY=1\n")
         assert broker.stop() == 0
 
 
 def test_the_status_tells_how_many_connections_each_worker_has(tmp_path: Path) -> None:
     with notifications() as (receiver, told), serving("--workers", "2", *configuration(tmp_path), extra=told) as broker:
-        assert next_message(receiver).startswith("READY=1")
+        said(receiver, "READY=1")
         clients = [broker.open() for _ in range(6)]
         held = [worker_of(broker, client) for client in clients]
         counts = " ".join(str(held.count(workers(broker)[index])) for index in (0, 1))
@@ -61,9 +61,9 @@ def test_the_watchdog_is_fed_only_while_every_child_is_heard_of(tmp_path: Path) 
         while next_message(receiver) != "WATCHDOG=1":
             pass
         os.kill(workers(broker)[0], signal.SIGSTOP)
-        broker.said("is stuck")
+        broker.logged("child is stuck and is killed")
         messages_so_far(receiver)
-        broker.said("accepts", 4)
+        broker.logged("child accepts", 4)
         while next_message(receiver) != "WATCHDOG=1":
             pass
         assert broker.stop() == 0
@@ -72,10 +72,10 @@ def test_the_watchdog_is_fed_only_while_every_child_is_heard_of(tmp_path: Path) 
 def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path: Path) -> None:
     told_wrong = {"WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}
     with notifications() as (receiver, told), serving(extra={**told, **told_wrong}) as broker:
-        assert next_message(receiver).startswith("READY=1")
+        said(receiver, "READY=1")
         broker.open().close()
         broker.signal(signal.SIGTERM)
-        assert next_message(receiver).startswith("STOPPING=1")
+        said(receiver, "STOPPING=1")
         assert broker.status() == 0
 
 
@@ -84,7 +84,7 @@ def test_a_single_worker_tells_systemd_too() -> None:
         notifications() as (receiver, told),
         serving(extra={**told, "WATCHDOG_USEC": "200000"}) as broker,
     ):
-        assert next_message(receiver) == "READY=1\nSTATUS=1 worker accepts"
+        assert said(receiver, "READY=1") == "READY=1\nSTATUS=1 worker accepts"
         assert [next_message(receiver) for _ in range(3)] == ["WATCHDOG=1"] * 3
         broker.signal(signal.SIGTERM)
         while (message := next_message(receiver)) == "WATCHDOG=1":
@@ -96,7 +96,7 @@ def test_a_single_worker_tells_systemd_too() -> None:
 def test_without_anybody_to_tell_it_serves_all_the_same() -> None:
     with serving("--workers", "2", extra={"NOTIFY_SOCKET": "/nowhere/notify"}) as broker:
         broker.open().close()
-        broker.said("systemd could not be told READY=1")
+        broker.logged("systemd could not be told", what="READY=1")
         assert broker.stop() == 0
 
 
@@ -173,7 +173,7 @@ def test_a_child_is_told_nothing_that_is_meant_for_the_supervisor(tmp_path: Path
         notifications() as (receiver, told),
         serving("--workers", "2", *configuration(tmp_path), extra={**told, "WATCHDOG_USEC": "1000000"}) as broker,
     ):
-        assert next_message(receiver).startswith("READY=1")
+        said(receiver, "READY=1")
         for pid in workers(broker).values():
             variables = Path(f"/proc/{pid}/environ").read_bytes()
             assert b"NOTIFY_SOCKET" not in variables

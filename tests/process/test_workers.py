@@ -1,6 +1,7 @@
 """Several workers under a supervisor: what clients notice when one of them hangs or dies, and what stays behind."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -11,9 +12,10 @@ import pytest
 
 from tests.client_frames import TEXT, close, frame
 from tests.integration.harness import request
+from tests.log_lines import of_event
 from tests.process.command import Served, read_end, read_frame, run, say_goodbye, serving
 from tests.process.supervised import (
-    ACCEPTS,
+    A_WORKER,
     LATEST_CONNECT_SECONDS,
     all_gone,
     children,
@@ -45,7 +47,7 @@ def test_every_worker_accepts_by_the_time_the_page_is_named(tmp_path: Path) -> N
 
 def test_auto_starts_as_many_workers_as_this_process_may_use_processors(tmp_path: Path) -> None:
     cpu = min(os.sched_getaffinity(0))
-    with serving("--workers", "auto", "--verbose", prefix=["taskset", "-c", str(cpu)]) as broker:
+    with serving("--workers", "auto", prefix=["taskset", "-c", str(cpu)]) as broker:
         assert children(broker) == []  # one: in the main process
         assert broker.stop() == 0
 
@@ -59,7 +61,7 @@ def test_the_end_says_goodbye_to_the_clients_of_every_worker(number: int, tmp_pa
         assert [say_goodbye(client) for client in clients] == [1001] * 3
         assert broker.status() == 0
         assert all_gone(begun, 0)
-        assert "ERROR" not in broker.errors
+        assert broker.complaints == []
         with pytest.raises(ConnectionRefusedError):
             broker.connect()
         for pidfd in begun:
@@ -73,7 +75,7 @@ def test_nobody_is_left_waiting_while_a_worker_is_stopped(tmp_path: Path) -> Non
         os.kill(stopped, signal.SIGSTOP)
         assert slowest_connect(broker, 400) < LATEST_CONNECT_SECONDS
         os.kill(stopped, signal.SIGCONT)
-        assert "is stuck" not in broker.errors
+        assert not of_event(broker.errors, "child is stuck and is killed")
         assert broker.stop() == 0
 
 
@@ -82,7 +84,7 @@ def test_nobody_is_left_waiting_while_a_worker_is_killed(tmp_path: Path) -> None
         slowest_connect(broker, 50)
         os.kill(workers(broker)[2], signal.SIGKILL)
         assert slowest_connect(broker, 400) < LATEST_CONNECT_SECONDS
-        broker.said(ACCEPTS, 5)
+        broker.logged("child accepts", 5, child=A_WORKER)
         assert broker.stop() == 0
 
 
@@ -93,8 +95,9 @@ def test_a_worker_that_is_killed_loses_its_own_clients_only_and_is_replaced(tmp_
         os.kill(killed, signal.SIGKILL)
         with suppress(ConnectionResetError):
             assert read_end(lost) == b""
-        broker.said(ACCEPTS, 4)
-        assert "worker 0 " in broker.said(r"worker \d \(pid \d+\) was ended by SIGKILL")[0][0]
+        broker.logged("child accepts", 4, child=A_WORKER)
+        (died,) = broker.logged("child died")
+        assert (died["child"], died["child_pid"], died["how"]) == ("worker 0", killed, "was ended by SIGKILL")
         assert workers(broker)[0] != killed
         kept.sendall(frame(TEXT, b"still here"))
         assert read_frame(kept) == (TEXT, b"still here")
@@ -109,13 +112,11 @@ def test_a_child_that_hangs_is_replaced(which: str, tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path, "stuck_seconds = 0.5")) as broker:
         (engine,) = set(children(broker)) - set(workers(broker).values())
         os.kill(workers(broker)[1] if which == "worker" else engine, signal.SIGSTOP)
-        broker.said(rf"{which}.* is stuck: silent for")
-        broker.said(rf"{which}.* was ended by SIGKILL")
-        if which == "worker":
-            broker.said(ACCEPTS, 3)
-        else:
-            broker.said(r"engine \(pid \d+\) accepts", 2)
-        assert len(broker.said(r"is stuck")) == 1
+        child = "worker 1" if which == "worker" else "engine"
+        broker.logged("child is stuck and is killed", child=child)
+        broker.logged("child died", child=child, how="was ended by SIGKILL")
+        broker.logged("child accepts", 2, child=child)
+        assert len(broker.logged("child is stuck and is killed")) == 1
         assert broker.stop() == 0
 
 
@@ -137,7 +138,7 @@ def test_after_a_pause_of_the_whole_broker_nobody_is_killed(tmp_path: Path) -> N
                 # Workers that are back may be counted anew meanwhile.
                 assert message == "WATCHDOG=1" or message.startswith("STATUS=2 of 2"), message
                 looks += message == "WATCHDOG=1"
-            assert "is stuck" not in broker.errors
+            assert not of_event(broker.errors, "child is stuck and is killed")
             assert sorted(everybody[1:]) == sorted(children(broker))
             assert broker.stop() == 0
 
@@ -191,10 +192,10 @@ def test_a_second_signal_ends_even_what_does_not_hear_it(tmp_path: Path) -> None
     with serving("--workers", "2", *configuration(tmp_path, PATIENT)) as broker:
         os.kill(workers(broker)[0], signal.SIGSTOP)
         broker.signal(signal.SIGTERM)
-        broker.said("ended with status 0")  # the other one
+        broker.logged("child ended", child="worker 1", how="ended with status 0")
         broker.signal(signal.SIGTERM)
         assert broker.status() == 0
-        broker.said("worker 0 .* was ended by SIGKILL")
+        broker.logged("child ended", child="worker 0", how="was ended by SIGKILL")
 
 
 def test_a_worker_that_hangs_while_all_are_told_to_end_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -207,8 +208,8 @@ def test_a_worker_that_dies_again_and_again_ends_the_broker_with_the_reason(tmp_
     with serving("--workers", "2", *configuration(tmp_path, "most_early_deaths = 3")) as broker:
         kept = client_of(broker, workers(broker)[0])
         for death in range(3):
-            accepted = broker.said(r"worker 1 \(pid (\d+)\) accepts", death + 1)
-            os.kill(int(accepted[-1][1]), signal.SIGKILL)
+            accepted = broker.logged("child accepts", death + 1, child="worker 1")
+            os.kill(accepted[-1]["child_pid"], signal.SIGKILL)
         assert say_goodbye(kept) == 1001
         assert broker.status() == CANNOT_RUN
         last = broker.errors.splitlines()[-1]
@@ -223,7 +224,7 @@ def test_a_child_that_is_never_ready_ends_the_broker_with_the_reason(tmp_path: P
     result = run("serve", "--dev", "--workers", "2", "--listen", "127.0.0.1:0", *flags)
     assert (result.status, result.output) == (CANNOT_RUN, "")
     assert "engine" in result.errors.splitlines()[-1]
-    assert "was not ready within 0.001 s" in result.errors
+    assert of_event(result.errors, "child is not ready and is killed", child="engine", seconds=0.001)
 
 
 def test_a_worker_that_is_full_leaves_its_clients_to_the_others_and_only_then_are_they_refused(tmp_path: Path) -> None:
@@ -265,10 +266,10 @@ def say_goodbye_first(client: socket.socket) -> None:
     client.close()
 
 
-def reload_connects(broker: Served, said: str, count: int) -> int:
-    """Connects until the line has been said so often; every handshake must succeed. Returns how many there were."""
+def reload_connects(broker: Served, event: str, count: int, **fields: str) -> int:
+    """Connects until the event has been logged so often; every handshake must succeed. Returns how many there were."""
     connects = 0
-    while broker.errors.count(said) < count:
+    while len(of_event(broker.errors, event, **fields)) < count:
         broker.open().close()
         connects += 1
     return connects
@@ -279,10 +280,10 @@ def test_a_reload_under_connects_refuses_and_resets_nobody(tmp_path: Path) -> No
         before = workers(broker)
         clients = [client_of(broker, pid) for pid in before.values()]
         broker.signal(signal.SIGHUP)
-        connects = reload_connects(broker, "reloaded; ", 1)
+        connects = reload_connects(broker, "reloaded", 1)
         for client in clients:
             assert say_goodbye(client) == 1001
-        connects += reload_connects(broker, "ended with status 0", 3)
+        connects += reload_connects(broker, "child ended", 3, how="ended with status 0")
         assert connects > 20
         assert not set(before.values()) & set(workers(broker).values())
         assert sorted(workers(broker).values()) == sorted(set(children(broker)) & set(workers(broker).values()))
@@ -295,8 +296,8 @@ def test_reloads_follow_each_other(tmp_path: Path) -> None:
         held = len(os.listdir(f"/proc/{broker.process.pid}/fd"))
         for times in (1, 2, 3):
             broker.signal(signal.SIGHUP)
-            broker.said("reloaded; ", times)
-            broker.said("ended with status 0", 2 * times)
+            broker.logged("reloaded", times)
+            broker.logged("child ended", 2 * times, how="ended with status 0")
         assert len(os.listdir(f"/proc/{broker.process.pid}/fd")) == held
         slowest_connect(broker, 10)
         assert broker.stop() == 0
@@ -307,8 +308,9 @@ def test_a_wrong_configuration_is_not_taken_and_everything_wrong_is_told(tmp_pat
         before = children(broker)
         configuration(tmp_path, "stuck_secs = 1", limits=["max_headers = 1"])
         broker.signal(signal.SIGHUP)
-        broker.said(r"not reloaded: supervisor\.stuck_secs: unknown key; did you mean supervisor\.stuck_seconds")
-        broker.said(r"not reloaded: limits\.max_headers: ")
+        unknown = r"supervisor\.stuck_secs: unknown key; did you mean supervisor\.stuck_seconds.*"
+        broker.logged("reload refused", problem=re.compile(unknown))
+        broker.logged("reload refused", problem=re.compile(r"limits\.max_headers: .*"))
         assert children(broker) == before
         broker.open().close()
         assert broker.stop() == 0
@@ -319,11 +321,11 @@ def test_new_workers_that_do_not_come_up_leave_the_old_ones_serving(tmp_path: Pa
         before = children(broker)
         configuration(tmp_path, "start_seconds = 0.001", "most_early_deaths = 1")
         broker.signal(signal.SIGHUP)
-        broker.said(r"not reloaded: worker \d died 1 times")
+        broker.logged("reload refused", problem=re.compile(r"worker \d died 1 times.*"))
         configuration(tmp_path)
         broker.signal(signal.SIGHUP)
-        broker.said("reloaded; ")
-        broker.said("ended with status 0", 2)
+        broker.logged("reloaded")
+        broker.logged("child ended", 2, how="ended with status 0")
         assert set(before) & set(children(broker)) == {before[0]}  # the engine
         broker.open().close()
         assert broker.stop() == 0
@@ -333,6 +335,6 @@ def test_settings_that_wait_for_a_restart_are_named(tmp_path: Path) -> None:
     with serving("--workers", "2", *configuration(tmp_path)) as broker:
         configuration(tmp_path, limits=["listen_backlog = 5"])
         broker.signal(signal.SIGHUP)
-        broker.said(r"limits\.listen_backlog: is 4096 until a restart, not 5")
-        broker.said("reloaded; ")
+        broker.logged("setting waits for a restart", setting="limits.listen_backlog", now=4096, wanted=5)
+        broker.logged("reloaded")
         assert broker.stop() == 0

@@ -15,11 +15,14 @@ from broker.gateway.gateway import TOO_SLOW_AGAIN, Gateway
 from broker.gateway.opening import Opening
 from broker.gateway.refusals import CAUSE_OF, cause_word, served
 from broker.gateway.session import Session
+from broker.gateway.sessionlog import SessionLog
 from broker.native._connection import CAUSES
 from broker.native._counters import SIZE
+from broker.native._reactor import Reactor
 from broker.native._request import Request, parse
 from broker.node import Channel
 from tests.integration.harness import request
+from tests.log_lines import lines
 from tests.unit.gateway.fakes import CONN, FakeReactor, as_reactor, upgrade
 
 PAGES = {b"/": served(b"the page", (), '"1"')}
@@ -66,6 +69,9 @@ class FakeCommands:
 
     def close(self, conn: int, word: str, text: str | None = None) -> None:
         self.calls.append(("close", conn, word, text))
+
+    def ended(self, session: Session) -> None:
+        self.calls.append(("ended", session.id))
 
 
 class Parts:
@@ -315,15 +321,18 @@ def test_an_error_is_logged_once_with_its_traceback(parts: Parts, caplog: pytest
 
 
 def test_the_end_of_a_session_is_logged_by_its_cause(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    parts.gateway.opening.sessions = SessionLog(cast(Reactor, parts.reactor), access=False)
+    session = Session("s", True, b"", Identity("ann"))
     with caplog.at_level("DEBUG"):
-        parts.gateway.on_closed(CONN, None, CAUSES.index("peer_closed"))
-        parts.gateway.on_closed(CONN, None, CAUSE_OF["going_away"])
-        parts.gateway.on_closed(CONN, None, 255)
-    assert [record.getMessage() for record in caplog.records] == [
-        "session ended: peer_closed",
-        "session ended: going_away",
-        "session ended: cause 255",
+        parts.gateway.on_closed(CONN, session, CAUSES.index("peer_closed"))
+        parts.gateway.on_closed(CONN, session, CAUSE_OF["going_away"])
+        parts.gateway.on_closed(CONN, session, 255)
+    assert [(line["event"], line["cause"], line["code"]) for line in lines(caplog.text)] == [
+        ("session ended", "peer_closed", None),
+        ("session ended", "going_away", 1001),
+        ("session ended", "cause 255", None),
     ]
+    assert "ann" not in caplog.text, "users are of the access log only"
 
 
 def test_the_end_of_the_process_has_a_close_for_sessions_and_a_503_for_handshakes(

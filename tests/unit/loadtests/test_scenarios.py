@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests import beside, churn, http_publish, nchan, stalled, tiny
+from loadtests import beside, churn, footprint, http_publish, nchan, stalled, tiny
 from loadtests.crowd import Crowd, Spec
 from loadtests.report import Result
 from loadtests.server import ROOT, BenchError, Server, need_files, wait_until
@@ -43,6 +43,13 @@ def test_tiny_delivers_every_byte_in_order_and_cuts_nobody() -> None:
     result = tiny.run(tiny.Size(readers=8, messages=3000), quiet)
     assert result.ok, result
     assert value(result, "readers cut") == 0
+
+
+def test_footprint_asks_each_kind_of_connection_and_each_size_of_message() -> None:
+    result = footprint.run(footprint.Size(idle=20, readers=10, messages=2, payloads=(128, 16_384)), quiet)
+    assert result.failures == []
+    # Five kinds and the kernel's share; one message and many of the small size, one of the large.
+    assert len(result.rows) == 9
 
 
 def test_stalled_runs_its_pair_and_healthy_readers_miss_nothing() -> None:

@@ -4,6 +4,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from broker.config.load import load
 from broker.config.schema import Config
 from broker.supervisor import listeners
 from broker.supervisor.listeners import ListenError, listeners_for, open_listeners
+from tests.log_lines import lines
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
@@ -170,9 +172,9 @@ def test_an_api_that_a_network_reaches_is_said_to_be_plain_http(
     assert found.api is not None
     for one in (*found.clients, found.api):
         stack.enter_context(one)
-    said = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert [record.args for record in said] == [(host,) for host in warned]
-    assert all("the HTTP API on %s is plain HTTP" in record.msg for record in said)
+    said = lines(caplog.text)
+    assert {(line["level"], line["event"]) for line in said} <= {("warning", "API is open to a network without TLS")}
+    assert [line["host"] for line in said] == warned
 
 
 def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> None:
@@ -185,6 +187,33 @@ def test_without_a_key_the_port_of_the_api_is_not_opened(stack: ExitStack) -> No
         for one in found.clients:
             stack.enter_context(one)
         assert found.api is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("", ["without TLS", "server.origins is empty, so no page may connect"]),
+        ('origins = ["https://www.example.com"]', ["without TLS"]),
+        ('origins = ["*"]', ["without TLS", "every page of the web"]),
+        ("dev = true\ndev_on_any_address = true", ["without TLS", "everything here is open"]),
+    ],
+)
+def test_whoever_listens_for_others_is_told_what_they_can_do(
+    settings: str, said: list[str], tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broker.toml").write_text(f'[server]\nlisten = "0.0.0.0:0"\n{settings}\n[admin]\nlisten = ""\n')
+    for listener in listeners_for(load(tmp_path / "broker.toml"), 1).clients:
+        stack.enter_context(listener)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == len(said)
+    assert all(part in line for part, line in zip(said, warnings, strict=True)), warnings
+
+
+def test_whoever_listens_on_this_machine_only_is_not_warned(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(None, {"server.listen": "127.0.0.1:0", "admin.listen": ""})
+    for listener in listeners_for(config, 1).clients:
+        stack.enter_context(listener)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def admin_on(port: int, *, dev: bool = False) -> Config:
@@ -216,7 +245,7 @@ def test_in_development_an_admin_port_that_nobody_asked_for_gives_way(
     assert found.admin is not None
     assert port_of(found.admin) != port
     assert f"127.0.0.1:{port} is in use" in caplog.text
-    assert "metrics take another port" in caplog.text
+    assert "admin port takes another port" in caplog.text
 
 
 def test_without_an_address_there_is_no_admin_port(stack: ExitStack) -> None:

@@ -19,6 +19,7 @@ class FakeChild:
 
     name = "worker 7"
     slot = 3
+    pid = 4711
 
     def __init__(self, *, deaf: bool = False) -> None:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -27,9 +28,6 @@ class FakeChild:
         self.heard: list[int] = []
         self.deaf = deaf
         self.stuck = False
-
-    def __str__(self) -> str:
-        return self.name
 
     def accept(self, since: float) -> None:
         self.ready_since = since
