@@ -92,7 +92,7 @@ newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, d
 # Its makers' announcements are no business of this build.
 docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs ## build the site of docs/ strictly, into build/site
-	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 docs-serve: $(VENV)/.docs ## show the site while you write: http://127.0.0.1:8100/
 	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8100 $(ARGS)

@@ -43,6 +43,7 @@ PYTHON_CODE
             command -v "${CHROMIUM:-chromium}" >/dev/null || echo chromium
             # What the command line's help and documentation show goes through pipes of both.
             command -v curl >/dev/null || echo curl
+            command -v openssl >/dev/null || echo openssl
             # It judges the units of deploy/systemd, and brings the library of their system call filter.
             command -v systemd-analyze >/dev/null || echo systemd
             command -v jq >/dev/null || echo jq

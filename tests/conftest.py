@@ -9,7 +9,7 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -73,7 +73,9 @@ def blocking_call_detector(request: pytest.FixtureRequest, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """`caplog.text` is what stands on standard error, fields and exceptions included."""
+    before = caplog.handler.formatter
     caplog.handler.setFormatter(formatter("json", "test"))
-    return caplog
+    yield caplog
+    caplog.handler.setFormatter(before)  # the handler is that of every test

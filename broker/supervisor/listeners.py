@@ -168,26 +168,26 @@ def _client_listeners(config: Config, workers: int, listeners: list[socket.socke
     for listener in listeners:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat_bytes)
-    for line in _open_to_others(server, listeners):
-        log.warning("%s", line)
+    _warn_of_others(server, listeners)
     return listeners
 
 
-def _open_to_others(server: Server, listeners: Iterable[socket.socket]) -> Iterator[str]:
+def _warn_of_others(server: Server, listeners: Iterable[socket.socket]) -> None:
     """What an operator should know who listens on an address that others reach, as in a container."""
     hosts = sorted({host for listener in listeners if not is_loopback(host := listener.getsockname()[0])})
     if not hosts:
         return
-    yield (
-        f"clients reach {', '.join(hosts)} without TLS: whoever is on the way reads tokens and messages; "
-        "let a proxy with TLS stand before it"
+    log.warning(
+        "clients come from a network without TLS",
+        hosts=", ".join(hosts),
+        why="whoever is on the way reads tokens and messages; let a proxy with TLS stand before it",
     )
-    if server.dev:
-        yield "with server.dev everything here is open to whoever reaches it"
-    elif not server.origins:
-        yield "server.origins is empty, so no page may connect; name yours, for example https://www.example.com"
-    elif "*" in server.origins:
-        yield 'server.origins has "*", so every page of the web may connect with what its visitor is allowed'
+    if not server.origins and not server.dev:
+        log.warning(
+            "no page may connect",
+            setting="server.origins",
+            why="it is empty; name your pages, for example https://www.example.com",
+        )
 
 
 def exposures(config: Config, listeners: Iterable[socket.socket]) -> Iterator[str]:

@@ -17,36 +17,62 @@ NAMED = re.compile(r"\[([\w-]+\.md)\]\(\1(?=[#)])")
 TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 # In code in a table GitHub wants `\|`; Python-Markdown splits no code at `|` and shows the backslash.
 CELL_CODE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
-LANGUAGES = {".toml": "toml", ".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "sh", ".conf": "nginx"}
+LANGUAGES = {
+    ".toml": "toml",
+    ".py": "python",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".sh": "sh",
+    ".conf": "nginx",
+    ".service": "ini",
+    ".socket": "ini",
+}
 
 
-def _outside(config: Any, markdown: str) -> set[str]:
-    root = Path(config.config_file_path).parent
-    return {target for _, target, _ in LINK.findall(markdown) if (root / target).is_file()}
+def _outside(root: Path, markdown: str) -> set[str]:
+    """The files and folders of the repository that this text links to; index.md has README's place here."""
+    found = {target.rstrip("/") for _, target, _ in LINK.findall(markdown)}
+    return {target for target in found if (root / target).exists() and target != "README.md"}
+
+
+def _place(root: Path, target: str) -> str:
+    if (root / target).is_dir():
+        return f"source/{target}/index.md"
+    return f"source/{target.removesuffix('.md')}.md"
 
 
 def _page(root: Path, target: str) -> str:
-    text = (root / target).read_text()
+    path = root / target
+    if path.is_dir():
+        files = sorted(one.name for one in path.iterdir() if one.is_file())
+        return f"# {target}\n\n" + "\n".join(f"- [{name}]({name.removesuffix('.md')}.md)" for name in files) + "\n"
+    text = path.read_text()
     if target.endswith(".md"):
-        return text
-    return f"# {target}\n\n````{LANGUAGES.get(Path(target).suffix, 'text')}\n{text.rstrip()}\n````\n"
+        # Its links are relative to the top level: to pages they lead there, what else they name is no link here.
+        text = text.replace("](docs/", "](../")
+        return re.sub(r"\[([^\]]+)\]\((?!https?:|#|\.\./)[^)]+\)", r"\1", text)
+    return f"# {target}\n\n````{LANGUAGES.get(path.suffix, 'text')}\n{text.rstrip()}\n````\n"
 
 
 def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
-    pages = [file.content_string for file in files.documentation_pages()]
-    for target in sorted({target for text in pages for target in _outside(config, text)}):
-        name = f"source/{target.removesuffix('.md')}.md"
-        files.append(File.generated(config, name, content=_page(root, target)))
+    targets = set().union(*(_outside(root, file.content_string) for file in files.documentation_pages()))
+    for folder in [target for target in targets if (root / target).is_dir()]:
+        targets |= {f"{folder}/{one.name}" for one in (root / folder).iterdir() if one.is_file()}
+    for target in sorted(targets):
+        files.append(File.generated(config, _place(root, target), content=_page(root, target)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    outside = _outside(config, markdown)
+    root = Path(config.config_file_path).parent
+    outside = _outside(root, markdown)
 
     def inside(found: re.Match[str]) -> str:
-        target = found[2]
-        return f"](source/{target.removesuffix('.md')}.md)" if target in outside else found[0]
+        target = found[2].rstrip("/")
+        if target == "README.md":
+            return "](index.md)"
+        return f"]({_place(root, target)})" if target in outside else found[0]
 
     def titled(found: re.Match[str]) -> str:
         file = files.get_file_from_path(found[1])

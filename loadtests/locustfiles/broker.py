@@ -39,6 +39,7 @@ class Broker:
         command = [sys.executable, "-m", "broker", "serve", "--config", str(config), "--workers", str(workers)]
         free = "127.0.0.1:0"
         variables = dict.fromkeys(("WSBROKER_SERVER_LISTEN", "WSBROKER_API_LISTEN", "WSBROKER_ADMIN_LISTEN"), free)
+        self._said = ""
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -49,24 +50,27 @@ class Broker:
                 stderr=log,
             )
         try:
-            self.url, self.api_url, self._admin_url = self._addresses()
+            self.url, self.api_url = self._addresses()
         except BaseException:
             self._kill()
             raise
 
-    def _addresses(self) -> tuple[str, str, str | None]:
-        """As it names them on standard output: the API is the last of them."""
-        assert self._process.stdout is not None
-        said, fd, deadline = "", self._process.stdout.fileno(), time.monotonic() + START_SECONDS
-        while (left := deadline - time.monotonic()) > 0 and select.select([fd], [], [], left)[0]:
-            data = os.read(fd, 4096)
-            said += data.decode()
-            sockets, api, admin = _SOCKETS.search(said), _API.search(said), _ADMIN.search(said)
+    def _addresses(self) -> tuple[str, str]:
+        """As it names them on standard output."""
+        deadline = time.monotonic() + START_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and self._hear(left):
+            sockets, api = _SOCKETS.search(self._said), _API.search(self._said)
             if sockets and api:
-                return sockets[0], api[1], admin[1] if admin else None
-            if not data:
-                break
-        raise BenchError(f"the broker did not start: {self.log.read_text() or said or 'it said nothing'}")
+                return sockets[0], api[1]
+        raise BenchError(f"the broker did not start: {self.log.read_text() or self._said or 'it said nothing'}")
+
+    def _hear(self, seconds: float) -> bool:
+        """Takes what it says; false if it said nothing in that time, or never will."""
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        data = os.read(fd, 4096) if select.select([fd], [], [], seconds)[0] else b""
+        self._said += data.decode()
+        return bool(data)
 
     def __enter__(self) -> "Broker":
         return self
@@ -78,10 +82,13 @@ class Broker:
 
     def metrics(self) -> str | None:
         """What its admin port says, if it has one."""
-        if self._admin_url is None:
+        while self._hear(0):
+            pass  # it names that port after the others
+        found = _ADMIN.search(self._said)
+        if found is None:
             return None
         try:
-            with urlopen(f"{self._admin_url}/metrics", timeout=10) as answer:
+            with urlopen(f"{found[1]}/metrics", timeout=10) as answer:
                 return str(answer.read().decode())
         except (URLError, OSError):
             return None

@@ -180,7 +180,7 @@ def finish(out: Path, about: dict[str, object], problems: list[str], plots: bool
 
         draw(out)
     print(result.text(), flush=True)
-    print(f"\nreport: {out / 'report.html'}", flush=True)
+    print(f"\nreport: {out}", flush=True)
     return 0 if result.ok else 1
 
 

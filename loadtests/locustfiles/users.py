@@ -103,15 +103,19 @@ class Page(User):
             self.generator.open_sockets -= 1
             self.socket = None
             socket.close()
-            for checker in self.checkers.values():
-                if not self.resumes:
-                    checker.leave()
+            self.left()
 
     def opened(self) -> None:
         """The 101 is there: raw subscriptions are in force."""
         for checker in self.checkers.values():
             checker.begin(time.time_ns())
         self.is_back()
+
+    def left(self) -> None:
+        """Its connection is over, whoever ended it."""
+        if not self.resumes:
+            for checker in self.checkers.values():
+                checker.leave()
 
     def is_back(self) -> None:
         self.there_ns = time.time_ns()
@@ -233,12 +237,13 @@ class JsonPage(Page):
             asked[0].unknown()
         self.generator.failed(WEBSOCKET, PUBLISH_ACK, f"error: {event['code']}")
 
-    def ended(self, end: Ended) -> None:
+    def left(self) -> None:
+        """Nobody knows whether what was not acknowledged is published."""
         for author, _ in self._asked.values():
             self.generator.busy_authors -= 1
             author.unknown()
         self._asked.clear()
-        super().ended(end)
+        super().left()
 
 
 class BackEnd(FastHttpUser):

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -26,6 +25,7 @@ from websockets.typing import Origin, Subprotocol
 from tests.browser.conftest import CHROMIUM, CHROMIUM_FLAGS, show_page
 from tests.docs.pages import ROOT, languages, marked, page
 from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment
+from tests.process.packages import make_wheel
 
 TEXT = page("quick-start.md")
 BLOCKS = marked(TEXT)
@@ -76,31 +76,10 @@ def test_the_source_way_serves_what_was_built() -> None:
         speaks(served)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from what is built already, which saves compiling it once more."""
-    folder = tmp_path_factory.mktemp("wheel")
-    native = folder / "lib/broker/native"
-    native.mkdir(parents=True)
-    for built in (ROOT / "broker/native").glob("*.so"):
-        shutil.copy2(built, native)  # with its time: it is not older than its source
-    build = ["build", "--build-lib", f"{folder}/lib", "--build-temp", f"{folder}/temp"]
-    pack = ["bdist_wheel", "--dist-dir", f"{folder}/dist", "--bdist-dir", f"{folder}/bdist"]
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "setup.py", "-q", *build, "egg_info", "--egg-base", str(folder), *pack],
-        cwd=ROOT,
-        env={**environment(BROKER_BUILD="release"), "PYTHONPATH": ""},
-        capture_output=True,
-        check=True,
-    )
-    (made,) = (folder / "dist").glob("ws_broker-*.whl")
-    return made
-
-
-def test_the_wheel_way_installs_a_command_that_serves(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_way_installs_a_command_that_serves(tmp_path: Path) -> None:
     make, install, serve = BLOCKS["wheel"].splitlines()
     (tmp_path / "dist").mkdir()
-    shutil.copy(wheel, tmp_path / "dist")
+    shutil.copy(make_wheel(), tmp_path / "dist")
     run_line(make.replace("python3", sys.executable), tmp_path)
     # Its dependencies are those of the tests, instead of once more from the network.
     (packages,) = (tmp_path / "broker-env/lib").glob("python3.*/site-packages")
@@ -125,13 +104,6 @@ def run_line(line: str, folder: Path, **more: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_the_core_the_client_and_the_demo_page_and_no_sources_of_the_core(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {"broker/web/client.js", "broker/web/demo.html", "broker/py.typed"} <= set(names)
-    assert [name for name in names if name.startswith("broker/native/_reactor.") and name.endswith(".so")]
-    assert [name for name in names if name.endswith((".pyx", ".h")) or name.startswith("tests")] == []
-
-
 def docker_run() -> tuple[dict[str, str], list[str], list[str]]:
     """Variables, published ports, and what follows the name of the image."""
     line = BLOCKS["container"].split("docker run ")[1].replace("\\\n", " ")
@@ -145,6 +117,10 @@ def docker_run() -> tuple[dict[str, str], list[str], list[str]]:
 
 def test_the_container_way_serves_pages_of_this_machine_from_all_addresses_of_the_container(tmp_path: Path) -> None:
     variables, ports, command = docker_run()
+    (file,) = re.findall(r"docker build .*-f (\S+)", BLOCKS["container"])
+    image = (ROOT / file).read_text()
+    assert 'ENTRYPOINT ["ws-broker"]' in image
+    assert set(re.findall(r"WSBROKER_[A-Z]+_LISTEN(?==0\.0\.0\.0:)", image)) == set(ADDRESSES)
     assert ports == [f"127.0.0.1:{port}:{port}" for port in (8000, 8001, 9000)]
     inside = dict.fromkeys(ADDRESSES, "0.0.0.0:0")
     given = dict(environment(**variables, PYTHONPATH=str(ROOT)), **inside)

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from tests.process.command import ROOT, environment
 
 COMPILED = ROOT / "build" / "release"
+# Both are made once in a run, for all tests that look at them; it goes with the process.
+_FOLDER = tempfile.TemporaryDirectory(prefix="wsb-packages-")
 
 
 def tracked() -> list[str]:
@@ -37,7 +41,9 @@ def build(what: str, source: Path, into: Path) -> Path:
     return made
 
 
-def make_sdist(folder: Path) -> Path:
+@cache
+def make_sdist() -> Path:
+    folder = Path(_FOLDER.name)
     source = folder / "checkout"
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +52,9 @@ def make_sdist(folder: Path) -> Path:
     return build("sdist", source, folder / "sdist")
 
 
-def make_wheel(sdist: Path, folder: Path) -> Path:
+@cache
+def make_wheel() -> Path:
+    sdist, folder = make_sdist(), Path(_FOLDER.name)
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     source = folder / sdist.name.removesuffix(".tar.gz")

@@ -23,7 +23,7 @@ OPEN = ["443:443"]
 
 def test_compose_understands_every_line() -> None:
     program = Path(sys.executable).parent / "check-jsonschema"
-    command = [program, "--builtin-schema", "vendor.compose-spec", FILE]
+    command = [str(program), "--builtin-schema", "vendor.compose-spec", str(FILE)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 

@@ -85,8 +85,8 @@ def opened(broker: Served, origin: str | None) -> ClientConnection:
 
 def test_an_image_that_nobody_configured_starts_warns_lets_no_page_in_and_is_healthy(tmp_path: Path) -> None:
     with container(tmp_path) as broker:
-        broker.said("without TLS")
-        broker.said("server.origins is empty, so no page may connect")
+        broker.logged("clients come from a network without TLS", hosts="0.0.0.0")
+        broker.logged("no page may connect", setting="server.origins")
         with opened(broker, None):
             pass
         with pytest.raises(InvalidStatus) as refused:

@@ -86,10 +86,13 @@ def test_a_crowd_that_hears_everything_is_a_good_run_and_leaves_its_report(runs:
     assert run.status == 0, run.output + run.errors
     assert re.search(r"\+ 40 sockets at once from 2 processes", run.output)
     assert re.search(r" s +\d+ sockets +\d+ deliveries/s +p99 \d+ ms +lost 0", run.errors), "progress while it runs"
-    assert f"report: {run.folder}/report.html" in run.output
+    assert f"report: {run.folder}\n" in run.output
     for name in ("latency.png", "deliveries.png", "sockets.png", "loss.png", "lag.png"):
         assert (run.folder / name).read_bytes().startswith(b"\x89PNG")
     assert "<html" in (run.folder / "report.html").read_text()
+    assert "wsbroker_" in (run.folder / "metrics.txt").read_text(), (
+        "what the broker says of itself, before it is stopped"
+    )
 
 
 def test_sockets_deliveries_publishes_and_the_generators_own_lag_are_rows_of_locust(runs: dict[str, Run]) -> None:

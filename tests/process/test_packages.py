@@ -23,13 +23,13 @@ MODULES = {path.stem for path in (ROOT / "broker/native").glob("*.pyx")}
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sdist(tmp_path_factory.mktemp("sdist"))
+def sdist() -> Path:
+    return make_sdist()
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_wheel(sdist, tmp_path_factory.mktemp("wheel"))
+def wheel() -> Path:
+    return make_wheel()
 
 
 def test_the_source_archive_has_all_that_building_and_running_it_need(sdist: Path) -> None:
@@ -73,9 +73,8 @@ PAGE = (ROOT / "docs/systemd.md").read_text()
 
 def shown(containing: str) -> str:
     """The one block of commands in docs/systemd.md that has this."""
-    (block,) = (
-        text for text in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if containing in text
-    )
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = (text for text in blocks if containing in text)
     return block
 
 

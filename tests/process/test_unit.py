@@ -211,7 +211,7 @@ def test_under_the_system_call_filter_it_serves_replaces_a_dead_worker_and_drain
         assert "Seccomp:\t2" in status
         assert "NoNewPrivs:\t1" in status
         os.kill(children(broker)[-1], signal.SIGKILL)
-        broker.said("is linked", 3)
+        broker.logged("worker is linked", 3)
         client = broker.open()
         broker.signal(signal.SIGTERM)
         assert say_goodbye(client) == 1012
