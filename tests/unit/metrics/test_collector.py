@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.config.schema import Auth, Config, Server
@@ -191,6 +193,12 @@ def test_every_counter_of_the_page_is_shown_by_some_metric() -> None:
         *("n_flushes", "n_input_pauses", "g_refused", "g_frames", "g_slots"),
     }
     assert {name for name, _ in _counters.TABLE} - shown == inner
+
+
+def test_whoever_asks_for_openmetrics_gets_every_family_once(broker: Broker) -> None:
+    text = generate_openmetrics(broker.registry).decode()
+    names = [family.name for family in read_openmetrics(text)]
+    assert len(names) == len(set(names)) > 60
 
 
 def test_names_follow_the_conventions_of_prometheus_and_every_metric_says_what_it_is(broker: Broker) -> None:
