@@ -150,7 +150,6 @@ COUNTERS: tuple[Sum, ...] = (
         "Messages that the engine could not hand to a worker; their subscribers were told or closed",
         "n_link_lost",
     ),
-    _one("log_lines_suppressed", "Lines of the log left out because of log.lines_per_second", "n_log_suppressed"),
     _one("credit_waits", "Times a worker did not read its publishers because the engine was behind", "n_credit_waits"),
     _one("history_evicted_channels", "Histories forgotten because all together kept too much", "n_history_evicted"),
     _by(
