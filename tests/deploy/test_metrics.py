@@ -27,6 +27,7 @@ class Shown:
     def __init__(self, text: str) -> None:
         self.names: set[str] = set()
         self.series: dict[str, dict[str, set[str]]] = {}
+        self.lines = [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
         for family in text_string_to_metric_families(text):
             self.names.add(family.name.removeprefix("wsbroker_"))
             for sample in family.samples:
@@ -76,6 +77,10 @@ def test_a_metric_or_a_label_that_does_not_exist_is_found(shown: Shown) -> None:
     assert shown.lacking("rate(wsbroker_handshake_total[5m])") == ["wsbroker_handshake_total"]
     assert shown.lacking('wsbroker_workers{state=~"accepting|exploding"}') == ["wsbroker_workers: no state='exploding'"]
     assert shown.lacking('wsbroker_connections{channel="news"}') == ["wsbroker_connections: no channel='news'"]
+
+
+def test_no_series_is_shown_twice(shown: Shown) -> None:
+    assert len(shown.lines) == len(set(shown.lines)), "Prometheus keeps one of them, and says nothing"
 
 
 def test_every_metric_is_explained(shown: Shown) -> None:
