@@ -99,7 +99,8 @@ def test_a_number_that_is_part_of_two_counters_is_shown_once_and_never_goes_back
     broker.add(W0, n_api_unauthenticated=5, n_api_unknown_keys=2)
     shown = broker.scrape()
     assert shown.of("handshakes_total", result="refused_http") == 4
-    assert shown.of("handshakes_total", result="overloaded") == 3
+    assert shown.of("handshakes_total", result="overloaded") == 2
+    assert shown.of("handshakes_total", result="full") == 1
     assert shown.of("api_requests_total", result="unauthenticated") == 3
     # The worker is between the two additions that one refusal makes.
     broker.add(W0, n_refused_upgrades=1)
