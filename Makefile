@@ -84,7 +84,7 @@ bench: build $(VENV)/.tests ## the benchmark of this repository
 loadtest: build $(VENV)/.loadtest ## load test with locust, 5000 sockets and a report; ARGS="--help" lists scenarios
 	$(BIN)/python -m loadtests.locustfiles.run $(ARGS)
 
-newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; four minutes)
+newcomer: ## walk a newcomer's path through README.md in a fresh Debian (root, debootstrap; some minutes)
 	@tests/tools/newcomer.sh
 
 ##@ Document
