@@ -136,6 +136,11 @@ COUNTERS: tuple[Sum, ...] = (
     _one("memory_evictions", "Connections closed to keep a worker within limits.memory_bytes", "n_memory_evictions"),
     _one("rate_limited", "Connections closed because they sent more than their rate", "n_rate_limited"),
     _one(
+        "log_lines_suppressed",
+        "Lines of the log beyond log.lines_per_second; they were not written",
+        "n_log_suppressed",
+    ),
+    _one(
         "callback_errors",
         "Mistakes of the broker itself while it served a connection; the log has each",
         "n_callback_errors",

@@ -215,6 +215,8 @@ def test_prometheus_finds_the_admin_port_of_every_pod(given: Given) -> None:
         one for one in manifests if one["kind"] == "Service" and selected <= one["metadata"]["labels"].items()
     )
     assert [port["name"] for port in service["spec"]["ports"]] == [endpoint["port"]] == ["admin"]
+    # The alerts look for this job.
+    assert service["metadata"]["labels"][monitor["jobLabel"]] == "ws-broker"
     assert service["spec"]["clusterIP"] == "None"
     # A pod that drains, or is full, is not ready; its numbers are wanted all the same.
     assert service["spec"]["publishNotReadyAddresses"] is True

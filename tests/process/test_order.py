@@ -1,6 +1,6 @@
 """What several workers promise in quiet and in busy times: one order, and nothing left behind.
 
-I1 order, I4 back to the baseline, I6 ledgers, I7 nothing raised, I8 reasons. By hand, with the number of issue 3:
+I1 order, I4 back to the baseline, I6 ledgers, I7 nothing raised, I8 reasons. By hand, with more turns:
 `WS_BROKER_TURNS=20000 python -m pytest tests/process/test_order.py -k in_turn`.
 """
 
