@@ -36,11 +36,9 @@ def serve(asked: Asked, verbose: bool) -> None:
 def _serve(asked: Asked, verbose: bool) -> None:
     from broker import log
     from broker.supervisor import telling
-    from broker.supervisor.alone import run as alone
     from broker.supervisor.cpus import usable_cpus
     from broker.supervisor.listeners import ListenError, exposures, listeners_for
     from broker.supervisor.notify import Notifier
-    from broker.supervisor.supervisor import run as supervise
 
     if verbose:
         asked = asked._replace(overrides={**asked.overrides, "log.level": "debug"})
@@ -81,10 +79,15 @@ def _serve(asked: Asked, verbose: bool) -> None:
                 None if admin is None else _host_port(admin.getsockname()),
             )
 
+        # Each way imports what it needs: a supervisor has no gateway and no API.
         if workers == 1:
+            from broker.supervisor.alone import run as alone
+
             alone(config, read_again, clients, notifier, announce, api=api, admin=admin)
             telling.stopped()
             return
+        from broker.supervisor.supervisor import run as supervise
+
         why = supervise(config, read_again, clients, workers, notifier, announce, api=api, admin=admin)
         telling.stopped()
     if why is not None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from broker.log import get_logger
-from broker.supervisor.child import ChildSpec, write_spec
 from broker.supervisor.rules import Restarts
+from broker.supervisor.spec import ChildSpec, write_spec
 
 log = get_logger(__name__, limited=False)
 
@@ -45,6 +45,9 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
 
     @property
     def reason(self) -> Literal["exit", "killed", "stuck"]:

@@ -25,10 +25,10 @@ from broker.metrics.facts import Facts, ProcessKind
 from broker.metrics.page import ENGINE, Page, worker_slot
 from broker.metrics.patterns import PatternPlaces
 from broker.supervisor import telling
-from broker.supervisor.child import ChildSpec
 from broker.supervisor.notify import Notifier
 from broker.supervisor.processes import Child, CrashLoopError, Keeper, all_over, all_ready, start_child
 from broker.supervisor.rules import Judge, Restarts
+from broker.supervisor.spec import ChildSpec
 
 log = logs.get_logger(__name__, limited=False)
 

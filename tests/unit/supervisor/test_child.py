@@ -12,8 +12,8 @@ import pytest
 
 from broker.config.load import load
 from broker.metrics.page import ENGINE, Page, worker_slot
-from broker.supervisor.child import ChildSpec, read_spec, write_spec
 from broker.supervisor.processes import describe
+from broker.supervisor.spec import ChildSpec, read_spec, write_spec
 from broker.supervisor.supervisor import share_out
 
 ROOT = Path(__file__).parents[3]
