@@ -87,7 +87,8 @@ def _not_ready(health: Health, accepting: Sequence[Process]) -> Iterator[str]:
     if not accepting:
         yield f"0 of {health.wanted} workers accept"
         yield from _missing(health)
-    elif all(worker.full for worker in accepting):
+    elif all(worker.full for worker in [*accepting, *(one for one in health.leaving if _serves(one, health))]):
+        # Those of a reload take clients as well: while they are empty, the others leave theirs to them.
         yield "full: no worker takes more connections"
     if 0 < health.most_connections <= health.connections:
         yield f"full: {health.connections} connections, limits.max_connections_total is {health.most_connections}"

@@ -86,8 +86,8 @@ def _own_record(level: int, event: str, **fields: object) -> logging.LogRecord:
 
 
 class Handler(logging.Handler):
-    """Writes lines to a stream, each in one piece: several processes share it. A stream that takes no more costs the
-    lines, and nobody his connection.
+    """Writes lines to a stream, each in one piece: several processes share it. A stream that is broken costs the
+    lines, and nobody his connection; one that is full and blocks holds the process, as it would any other.
     """
 
     def __init__(self, stream: TextIO, limiter: Limiter, *, prioritized: bool = False) -> None:

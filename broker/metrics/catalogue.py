@@ -241,7 +241,7 @@ HISTOGRAMS: tuple[tuple[str, str, str], ...] = (
     (
         "publish_to_write_seconds",
         "publish_to_write_ns",
-        "From a message's fan-out to the last write of it: how long its slowest subscriber waited; without replays",
+        "From a message's fan-out to its last write, of messages whose last copy was written; without replays",
     ),
     ("handshake_seconds", "handshake_ns", "From accept to the answer 101"),
     (

@@ -112,7 +112,7 @@ class Collector(PrometheusCollector):
         for index, rows in workers:
             living = [row.heartbeat_ns for row in rows if row.state != EMPTY and row.heartbeat_ns]
             if living:
-                beats.add_metric((index,), max(0, now - max(living)) / 1e9)
+                beats.add_metric((index,), max(0, now - min(living)) / 1e9)
         yield beats
         for one in catalogue.WORKER_COUNTERS:
             accepts = CounterMetricFamily(PREFIX + one.name, one.text, labels=("worker",))

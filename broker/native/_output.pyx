@@ -89,7 +89,7 @@ cdef class Output:
         self.timing.write = _ticks(write_seconds)
         self.timing.close = _ticks(close_seconds)
         self.timing.linger = _ticks(linger_seconds)
-        self.started_ns = self.now_ns()
+        self.started_ns = self.all.now_ns = self.now_ns()
         self.tick = 1
         getrandom(&self.random, sizeof(self.random), 0)
         self.random |= 1
@@ -148,7 +148,8 @@ cdef class Output:
         return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec + self.all.skew_ns
 
     cdef void tell_time(self) noexcept nogil:
-        self.tick = <uint32_t>((self.now_ns() - self.started_ns) // TICK_NS) + 1
+        self.all.now_ns = self.now_ns()
+        self.tick = <uint32_t>((self.all.now_ns - self.started_ns) // TICK_NS) + 1
 
     cdef uint32_t jittered(self, uint32_t ticks, uint32_t jitter) noexcept nogil:
         self.random ^= self.random << 13        # xorshift64: spreads pings, decides nothing

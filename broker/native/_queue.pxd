@@ -107,7 +107,7 @@ cdef struct Outboxes:
     uint32_t max_messages
     uint64_t physical               # bytes of frames and rings alive
     uint64_t born
-    uint64_t now_ns                 # CLOCK_MONOTONIC as of the last look: at a fan-out, and every 32 sends
+    uint64_t now_ns                 # CLOCK_MONOTONIC as of the last look: when a turn begins, at a fan-out, every 32 sends
     uint64_t skew_ns                # tests move time on with it
     Subscription *lagging           # they fell behind during a fan-out and leave it before the next; see the hub's part
     Frame *(*render_gap)(Outboxes *all, Subscription *subscription) noexcept nogil   # a new frame that tells `missed`; set by the hub

@@ -95,15 +95,15 @@ cdef class Reactor(Replaying):
         cdef uint64_t tag, ticks
         cdef int i, n, found, polls = 0
         cdef bint accepted, skipped = False
-        self.turn_started = self.now_ns()
+        self.turn_started = self.all.now_ns = self.now_ns()
         self.turn_over = False
         self.tick = <uint32_t>((self.turn_started - self.started_ns) // 50000000) + 1
         if self.link_left:
             self.take_link()
-            self.turn_started = self.now_ns()   # likewise: fan-outs that never end must not starve input that waits
+            self.turn_started = self.all.now_ns = self.now_ns()   # likewise: fan-outs that never end must not starve input that waits
             self.turn_over = False
         self.run_pending()
-        self.turn_started = self.now_ns()       # the sockets get as long as what waited had, or they would starve behind it
+        self.turn_started = self.all.now_ns = self.now_ns()       # the sockets get as long as what waited had, or they would starve behind it
         self.turn_over = False
         while polls < POLLS:
             polls += 1

@@ -153,7 +153,7 @@ class Keeper:
             except OSError as error:
                 lived, pid, how = None, None, f"could not be started ({error.strerror})"
             else:
-                self.child = child
+                self.child, self.waits_since = child, time.monotonic()
                 log.info("child started", child=child.name, child_pid=child.pid)
                 lived, pid, how = await self._life(child), child.pid, describe(child.dead.result())
                 if self._retired.is_set():

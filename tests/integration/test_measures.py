@@ -81,6 +81,18 @@ async def test_a_ping_that_waits_for_a_slow_reader_is_not_taken_for_a_message_as
         assert broker.counter("g_oldest_ns") < 100e9
 
 
+async def test_a_write_to_a_reader_that_was_blocked_is_timed_by_the_moment_of_that_write() -> None:
+    async with running(**with_policy("disconnect"), limits_write_seconds=600, limits_ping_seconds=3600) as broker:
+        stalled = await stalled_reader(broker, "news|recv")
+        number = await block(broker, "news")
+        _, before = broker.histogram("publish_to_write_ns")
+        broker.advance(10)
+        for _ in range(number):  # what is written for it is written because it reads, before any tick
+            await stalled.text()
+        await wait_until(lambda: broker.counter("g_queued") == 0, "all is written")
+        assert broker.histogram("publish_to_write_ns")[1] - before > 10e9
+
+
 async def test_a_message_that_a_policy_gives_up_is_no_last_write() -> None:
     async with running(**with_policy("drop_newest")) as broker:
         await stalled_reader(broker, "news|recv")

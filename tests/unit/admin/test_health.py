@@ -44,6 +44,16 @@ def test_a_start_is_no_reason_to_start_again_and_not_ready_before_a_worker_accep
     ]
 
 
+def test_a_reload_whose_new_workers_take_the_clients_of_the_old_ones_is_not_full() -> None:
+    """While those that came are empty, the others leave new clients to them, which looks like being full."""
+    old = [one._replace(full=True) for one in (WELL, OTHER)]
+    new = Process("worker 0 (pid 9)", True, 0.05, linked=True)
+    assert ready(health(*old)) == (False, ["full: no worker takes more connections"])
+    assert ready(health(*old, leaving=(new,))).well
+    assert not ready(health(*old, leaving=(new._replace(full=True),))).well
+    assert not ready(health(*old, leaving=(new._replace(ready=False),))).well
+
+
 def test_what_does_not_come_up_in_its_time_is_not_live() -> None:
     late = health(WELL, Process("worker 1", False, START + 1))
     assert live(late) == (False, ["worker 1 has not been ready for 31.0 s"])
