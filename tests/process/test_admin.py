@@ -17,10 +17,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
+from tests.integration.harness import request
 from tests.log_lines import of_event
 from tests.process.admin import FLAGS, Admin
 from tests.process.books import until
-from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, read_end, read_frame, run, serving
+from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, read_end, read_frame, read_head, run, serving
 from tests.process.supervised import workers
 from tests.process.systemd import handed_over
 
@@ -175,12 +176,29 @@ def test_an_engine_that_hangs_is_not_ready_and_becomes_ready_when_it_goes_on(tmp
 # Full.
 
 
+def filled(broker: Served, stack: ExitStack, count: int) -> list[socket.socket]:
+    """So many open clients. Just after the start a full worker may not have heard yet that a sibling accepts, and
+    refuses whom that one would take (503): those come again.
+    """
+    clients: list[socket.socket] = []
+
+    def open_one() -> bool:
+        client = stack.enter_context(broker.connect())
+        client.sendall(request(offer="news"))
+        if b" 101 " in read_head(client):
+            clients.append(client)
+        return len(clients) == count
+
+    until(open_one, lambda: f"{count} clients are open, it is {len(clients)}")
+    return clients
+
+
 @BOTH
 def test_a_full_broker_is_not_ready_until_somebody_leaves(count: str, tmp_path: Path) -> None:
     limits = ["[limits]", "max_connections = 2"]
     with serving(*settings(tmp_path, *limits), "--workers", count) as broker, ExitStack() as stack:
         admin = Admin(broker)
-        clients = [stack.enter_context(broker.open()) for _ in range(2 * int(count))]
+        clients = filled(broker, stack, 2 * int(count))
         admin.until("/readyz", 503, "full: no worker takes more connections")
         assert admin.probe("/livez")[0] == 200
         clients[0].close()
