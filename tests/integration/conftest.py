@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from tests.integration.harness import Broker, running
+from tests.integration.several import Cluster, several
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -22,3 +23,10 @@ async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
     """A worker with --dev; ``@pytest.mark.parametrize("broker", [{...}], indirect=True)`` changes its settings."""
     async with running(**getattr(request, "param", {})) as broker:
         yield broker
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """Two workers and their engine."""
+    async with several(2) as cluster:
+        yield cluster

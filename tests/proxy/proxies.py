@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ class Upstream(NamedTuple):
     admin: int
 
 
-class Proxy:
+class Proxy(ABC):
     """One that runs. Everything it writes lies in `folder`."""
 
     file: ClassVar[str]
@@ -64,11 +65,11 @@ class Proxy:
         self.port: int = listener.getsockname()[1]
         self.said = folder / "said"
 
-    def places(self) -> dict[str, str]:
-        raise NotImplementedError
+    @abstractmethod
+    def places(self) -> dict[str, str]: ...
 
-    def command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self) -> list[str]: ...
 
     def environment(self) -> dict[str, str]:
         return {}
@@ -105,8 +106,8 @@ class Proxy:
         finally:
             self.stop()
 
-    def ready(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def ready(self) -> bool: ...
 
     def stop(self) -> None:
         """At once, with every process of it, and what it had to say is written."""
@@ -119,9 +120,9 @@ class Proxy:
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in [*sorted(self.folder.glob("log/*")), self.said])
 
+    @abstractmethod
     def reload(self) -> None:
         """As an operator does; returns when the new one serves and the old one takes nobody any more."""
-        raise NotImplementedError
 
     def connect(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
         """TLS, with the certificate checked. `source` is the client's address, any of 127.0.0.0/8."""

@@ -18,7 +18,8 @@ from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
-from tests.tools.board_panels import ROWS, Query, Wanted
+from tests.tools.board_panels import ROWS
+from tests.tools.board_queries import Query, Wanted
 
 FILE = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashboards" / "ws-broker.json"
 
