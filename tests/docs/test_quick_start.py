@@ -18,11 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.browser.conftest import CHROMIUM, CHROMIUM_FLAGS, show_page
+from tests.browser.conftest import show_page
 from tests.docs.pages import ROOT, languages, marked, page
 from tests.process.command import COMMAND, PATIENCE_SECONDS, Served, environment
 from tests.process.packages import make_wheel
@@ -150,14 +150,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broker(alone: Path) -> Iterator[Served]:
     with started([*COMMAND, "serve", "--dev"], ROOT, TMPDIR=str(alone)) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

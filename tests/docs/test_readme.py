@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from websockets.sync.client import connect
 
 from broker.cli.main import main
 from broker.config.load import load
-from tests.browser.conftest import CHROMIUM, CHROMIUM_FLAGS, show_page
+from tests.browser.conftest import show_page
 from tests.process.command import Served, environment, run, serving
 from tests.process.examples import ADDRESSES, shell
 
@@ -51,14 +51,6 @@ def broker() -> Iterator[Served]:
     with serving() as broker:
         yield broker
         assert broker.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

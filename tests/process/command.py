@@ -188,10 +188,19 @@ def serving(
     if api_listen is not None:
         flags += ["--api-listen", api_listen]
     command = [*prefix, *COMMAND, "serve", *flags, "--listen", listen, *arguments]
+    with kept(command, environment(**(extra or {})), pass_fds, cwd) as served:
+        yield served
+
+
+@contextmanager
+def kept(
+    command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = (), cwd: Path | None = None
+) -> Iterator[Served]:
+    """What serves by any command, killed if it has not ended by itself."""
     with subprocess.Popen(
         command,
         cwd=cwd,
-        env=environment(**(extra or {})),
+        env=environment,
         pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,12 +3,11 @@
 import re
 import shlex
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process.command import COMMAND, ROOT, Served, environment
+from tests.process.command import COMMAND, ROOT, Served, environment, kept
 from tests.process.systemd import handed_over
 
 FOLDER = ROOT / "deploy" / "systemd"
@@ -72,16 +71,9 @@ def started(
     unit = Unit("ws-broker.service")
     (folder / "state").mkdir(exist_ok=True)
     before = [*handed_over(*listeners.values(), names=list(listeners)), *prefix]
-    with subprocess.Popen(
+    with kept(
         [*before, *command_line(unit.value("ExecStart"), folder)],
-        env={**environment(), **variables(unit, folder), **extra},
-        pass_fds=[listener.fileno() for listener in listeners.values()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Served(process)
-        finally:
-            if process.poll() is None:
-                process.kill()
+        {**environment(), **variables(unit, folder), **extra},
+        [listener.fileno() for listener in listeners.values()],
+    ) as served:
+        yield served
