@@ -59,7 +59,7 @@ class Page(User):
         self.there_ns = 0  # since when it is subscribed; what is older and still comes is history
 
     def channels(self) -> Sequence[str]:
-        """What it hears. (No abstract method: locust's User has a metaclass of its own, and marks itself `abstract`.)"""
+        """What it hears. (No abstract method: locust's User has a metaclass of its own.)"""
         raise NotImplementedError
 
     def offer(self) -> list[str]:
